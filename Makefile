@@ -1,0 +1,48 @@
+PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PRESET ?= laptop
+ARGS ?=
+
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help study test test-all check docs bench clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+study: $(INSTALLED) ## Run the whole study here (PRESET=laptop, ARGS=...)
+	@$(BIN)/python -m pipelines local --preset $(PRESET) $(ARGS)
+
+test: $(INSTALLED) ## Run the tests, in under five minutes
+	@echo "make test: pytest without the tests marked slow"
+	@$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" $(ARGS)
+
+test-all: $(INSTALLED) ## Run the slow tests too
+	@echo "make test-all: pytest with the tests marked slow"
+	@$(BIN)/python -m pytest -m "not gpu and not cluster" $(ARGS)
+
+check: $(INSTALLED) ## Check style, types, import boundaries, YAML
+	@echo "make check: ruff, mypy, import-linter, yamllint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/yamllint --strict .
+
+docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
+	@$(BIN)/python -m tests.readme_tables
+
+clean: ## Remove the environment and caches; runs/ stays
+	@echo "make clean: removing $(VENV) and caches, keeping runs/"
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements/dev.txt requirements/launcher.txt requirements/vlm.txt requirements/train.txt requirements/cpu.txt requirements/lock.txt
+	@echo "make: installing the locked packages into $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/dev.txt
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
+	@touch $@

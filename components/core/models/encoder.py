@@ -1,0 +1,109 @@
+"""Trained encoders as files: safetensors for the weights, JSON for what rebuilds the module around them."""
+
+import dataclasses
+import json
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from components.core.data.tokenizer import Tokenizer, tokenizer_from_json
+from components.core.models.text_tower import TextTower
+from components.core.models.trunk import Trunk
+
+ENCODER_FILES = ("encoder.safetensors", "encoder.json")
+TEXT_FILES = ("text.safetensors", "text.json")
+PROJECTION, LOGIT_SCALE, TOWER = "visual_projection", "logit_scale", "tower."
+
+
+class Files(Protocol):
+    """A place that holds bytes by name."""
+
+    uri: str
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSide:
+    """What a language arm has beside its trunk.
+
+    Attributes:
+        tower: Token ids to embeddings.
+        tokenizer: Made for that tower.
+        projection_DE: From the trunk's CLS token to the joint space.
+        logit_scale: The trained temperature, as the logarithm of the scale.
+    """
+
+    tower: TextTower
+    tokenizer: Tokenizer
+    projection_DE: Tensor
+    logit_scale: Tensor
+
+
+def save_encoder(files: Files, trunk: Trunk, facts: dict[str, Any]) -> list[str]:
+    """Writes a trunk with `facts` about it (arm, seed), and returns the names written."""
+    files.write(ENCODER_FILES[0], save(_plain(trunk.state_dict())))
+    files.write(ENCODER_FILES[1], _json(facts | {"architecture": architecture(trunk)}))
+    return list(ENCODER_FILES)
+
+
+def load_encoder(files: Files) -> tuple[Trunk, dict[str, Any]]:
+    """Returns the trunk in evaluation mode and the facts saved with it."""
+    facts = json.loads(files.read(ENCODER_FILES[1]))
+    trunk = Trunk(**facts["architecture"], seed=0)
+    trunk.load_state_dict(load(files.read(ENCODER_FILES[0])))
+    return trunk.eval().requires_grad_(False), facts
+
+
+def architecture(trunk: Trunk) -> dict[str, int]:
+    """Returns the numbers that decide a trunk's shape."""
+    names = ("image_size_px", "patch_size_px", "width", "depth", "num_heads")
+    return {name: getattr(trunk, name) for name in names}
+
+
+def save_text(files: Files, side: TextSide, num_heads: int) -> list[str]:
+    """Writes the text side of a language arm, and returns the names written."""
+    tensors = {TOWER + name: tensor for name, tensor in side.tower.state_dict().items()}
+    tensors |= {PROJECTION: side.projection_DE, LOGIT_SCALE: side.logit_scale}
+    files.write(TEXT_FILES[0], save(_plain(tensors)))
+    sizes = {
+        "vocab_size": side.tokenizer.vocab_size,
+        "context_length": side.tower.context_length,
+        "width": side.tower.width,
+        "depth": side.tower.depth,
+        "num_heads": num_heads,
+        "embedding_dim": side.tower.embedding_dim,
+    }
+    files.write(TEXT_FILES[1], _json({"tower": sizes, "tokenizer": side.tokenizer.to_json()}))
+    return list(TEXT_FILES)
+
+
+def load_text(files: Files) -> TextSide:
+    """Returns the text side in evaluation mode."""
+    facts = json.loads(files.read(TEXT_FILES[1]))
+    tensors = load(files.read(TEXT_FILES[0]))
+    tower = TextTower(**facts["tower"], seed=0)
+    tower.load_state_dict({n.removeprefix(TOWER): t for n, t in tensors.items() if n.startswith(TOWER)})
+    return TextSide(
+        tower=tower.eval().requires_grad_(False),
+        tokenizer=tokenizer_from_json(facts["tokenizer"]),
+        projection_DE=tensors[PROJECTION],
+        logit_scale=tensors[LOGIT_SCALE],
+    )
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def device() -> torch.device:
+    """Returns where a single process computes: the first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

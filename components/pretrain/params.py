@@ -1,0 +1,96 @@
+"""Parameters of pretrain."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from components.runtime.params import StageParams, knob, source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Params(StageParams):
+    """Trains one arm's vision encoder; the arms differ in `arm` and in nothing else."""
+
+    arm: str = knob(help="the objective", choices=("clip", "dino"))
+    shards: str = source(help="captioned shards from build_shards", kind="Dataset")
+    seed: int = knob(0, help="seed of initialisation, sample order and augmentation", low=0, high=2**31 - 1)
+    num_samples_seen: int = knob(64_000, help="length of the training in samples", low=1, high=10**12)
+    batch_size: int = knob(64, help="global batch", low=2, high=1_000_000)
+    num_streams: int = knob(
+        16, help="canonical streams that the shards are dealt to; each gives batch_size / num_streams", low=1, high=4096
+    )
+    cache_gib: float = knob(2.0, help="memory for decoded pictures that are kept over epochs", low=0, high=4096)
+
+    image_size_px: int = knob(48, help="side of a training view", low=8, high=2048)
+    patch_size_px: int = knob(8, help="side of a patch", low=1, high=256)
+    width: int = knob(96, help="width of the trunk", low=8, high=8192)
+    depth: int = knob(4, help="blocks of the trunk", low=1, high=128)
+    num_heads: int = knob(4, help="attention heads of the trunk", low=1, high=256)
+
+    learning_rate: float = knob(1e-3, help="peak of the cosine schedule", low=0, high=10)  # STUDY.md 3, S
+    warmup_steps: int = knob(50, help="steps of linear warm-up", low=0, high=10**9)
+    beta1: float = knob(0.9, help="AdamW's first moment", low=0, high=1)
+    beta2: float = knob(0.95, help="AdamW's second moment", low=0, high=1)  # STUDY.md 3, I
+    epsilon: float = knob(1e-6, help="AdamW's epsilon", low=0, high=1)
+    clip_norm: float = knob(1.0, help="largest norm of the whole gradient", low=0)  # STUDY.md 3, I
+    max_nonfinite_steps: int = knob(10, help="steps in a row with a non-finite loss before it stops", low=1)
+    checkpoint_every_steps: int = knob(200, help="steps between two checkpoints", low=1)
+    log_every_steps: int = knob(10, help="steps between two points of the curves", low=1)
+
+    clip_weight_decay: float = knob(0.2, help="CLIP: weight decay", low=0)  # STUDY.md 3, I
+    clip_crop_scale_min: float = knob(0.9, help="CLIP: smallest area of the random crop", low=0.01, high=1)  # open_clip
+    clip_embed_dim: int = knob(96, help="CLIP: width of the joint embedding", low=1, high=8192)
+    text_tokenizer: str = knob("words", help="CLIP: how captions become tokens", choices=("words", "open_clip"))
+    text_context: int = knob(16, help="CLIP: longest caption in tokens", low=3, high=512)
+    text_width: int = knob(96, help="CLIP: width of the text tower", low=8, high=8192)
+    text_depth: int = knob(2, help="CLIP: layers of the text tower", low=1, high=128)
+    text_heads: int = knob(4, help="CLIP: attention heads of the text tower", low=1, high=256)
+
+    dino_out_dim: int = knob(1024, help="DINO: prototypes", low=2, high=10**6)
+    dino_head_hidden: int = knob(256, help="DINO: hidden width of the head", low=8, high=65536)
+    dino_head_bottleneck: int = knob(64, help="DINO: bottleneck of the head", low=4, high=65536)
+    dino_num_local_crops: int = knob(4, help="DINO: local crops beside the two global ones", low=0, high=64)
+    dino_local_size_px: int = knob(24, help="DINO: side of a local crop", low=4, high=2048)
+    dino_global_scale_min: float = knob(0.4, help="DINO: area at which local and global crops meet", low=0.01, high=1)
+    dino_local_scale_min: float = knob(0.05, help="DINO: smallest area of a local crop", low=0.001, high=1)
+    dino_jitter_strength: float = knob(1.0, help="DINO: factor on (.4, .4, .2, .1) of colour jitter", low=0, high=2.5)
+    dino_grey_probability: float = knob(0.2, help="DINO: probability of a grey view", low=0, high=1)
+    dino_flip_probability: float = knob(0.5, help="DINO: probability of a left-right flip", low=0, high=1)
+    dino_blur_strength: float = knob(1.0, help="DINO: factor on blur probabilities 1, 0.1 and 0.5", low=0, high=1)
+    dino_solarise_strength: float = knob(1.0, help="DINO: factor on solarise probability 0.2", low=0, high=5)
+    dino_student_temperature: float = knob(0.1, help="DINO: student temperature", low=0.001, high=10)
+    dino_teacher_temperature_start: float = knob(0.04, help="DINO: first teacher temperature", low=0.001, high=10)
+    dino_teacher_temperature_end: float = knob(0.07, help="DINO: last teacher temperature", low=0.001, high=10)
+    dino_teacher_warmup_steps: int = knob(300, help="DINO: steps from first to last teacher temperature", low=0)
+    dino_teacher_momentum: float = knob(0.996, help="DINO: first momentum of the teacher, rises to 1", low=0, high=1)
+    dino_centre_momentum: float = knob(0.9, help="DINO: momentum of the centre", low=0, high=1)
+    dino_freeze_last_layer_steps: int = knob(100, help="DINO: steps with a frozen last layer", low=0)
+    dino_weight_decay_start: float = knob(0.04, help="DINO: first weight decay", low=0)
+    dino_weight_decay_end: float = knob(0.4, help="DINO: last weight decay", low=0)
+
+    def conflicts(self) -> Iterator[str]:
+        """Refuses sizes that don't divide one another."""
+        pairs = (
+            ("image_size_px", "patch_size_px"),
+            ("dino_local_size_px", "patch_size_px"),
+            ("width", "num_heads"),
+            ("text_width", "text_heads"),
+            ("batch_size", "num_streams"),
+        )
+        for whole, part in pairs:
+            if getattr(self, whole) % getattr(self, part):
+                yield (
+                    f"--{whole}={getattr(self, whole)} is no multiple of --{part}={getattr(self, part)}: "
+                    "change one of them."
+                )
+        if self.num_samples_seen < self.batch_size:
+            yield (
+                f"--num_samples_seen={self.num_samples_seen} is less than one batch of {self.batch_size}: "
+                "train longer or on smaller batches."
+            )
+        if self.warmup_steps >= self.num_steps:
+            yield f"--warmup_steps={self.warmup_steps} is the whole run of {self.num_steps} steps: shorten it."
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps in the whole training."""
+        return max(1, self.num_samples_seen // self.batch_size)

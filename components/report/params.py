@@ -1,0 +1,18 @@
+"""Parameters of report."""
+
+import dataclasses
+
+from components.runtime.params import StageParams, knob, source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Params(StageParams):
+    """Writes the study's page, its Markdown and its `results.json`."""
+
+    checkpoints: str = source(help="encoders from pretrain, one per arm", kind="Model", many=True)
+    evaluations: str = source(help="results of evaluate, one per arm", kind="Artifact", many=True)
+    analysis: str = source(help="result of analyze_embeddings", kind="Artifact")
+    vlms: str = source(help="models from train_vlm, one per arm", kind="Model", many=True)
+    benchmarks: str = source(help="results of benchmark_vlm, one per arm", kind="Artifact", many=True)
+    title: str = knob("Data or language supervision?", help="headline of the page")
+    gpu_hour_price: float = knob(0.0, help="price of one GPU-hour, for the cost table; 0 leaves it out", low=0)

@@ -1,0 +1,65 @@
+"""Writes the study's page, its Markdown and its results.json, from what the other stages found."""
+
+from components.report.comparisons import Comparison, compare
+from components.report.page import render_markdown, render_page
+from components.report.params import Params
+from components.report.parity import Parity, compare_parity
+from components.report.results import results
+from components.report.sections import lead_figures, sections
+from components.report.study import Study, read_study
+from components.report.verdict import verdict
+from components.report.wording import arm_name, count, joined
+from components.runtime.manifest import code_version
+from components.runtime.stage import Outcome, Stage
+
+
+def run(params: Params, stage: Stage) -> Outcome:
+    """Writes `report.html`, `report.md` and `results.json`; only the last is the same in every run of a study."""
+    study = read_study(stage)
+    comparisons, parity = compare(study), compare_parity(study)
+    sentences = verdict(study, comparisons)
+    facts = _facts(study, parity)
+    parts = sections(study, comparisons, parity, params.gpu_hour_price, code_version()["commit"])
+    lead = lead_figures(study, comparisons)
+    stage.out.write("report.html", render_page(study, params.title, sentences, facts, lead, parts).encode())
+    stage.out.write("report.md", render_markdown(params.title, sentences, facts, parts).encode())
+    stage.out.write_json("results.json", results(study, comparisons, parity, sentences))
+    for sentence in sentences:
+        stage.log("verdict", sentence=sentence)
+    return Outcome(
+        kind="ReportManifest",
+        files=["report.html", "report.md", "results.json"],
+        counts={"arms": len(study.arms), "factors": len(study.factors), "questions": len(study.first.answers)},
+        summary={"verdict": sentences, "parity_equal": parity.is_equal},
+        metrics=_metrics(comparisons),
+    )
+
+
+def _facts(study: Study, parity: Parity) -> list[tuple[str, str]]:
+    """Returns what stands beneath the verdict: the study in a few numbers."""
+    summaries = [arm.checkpoint.summary for arm in study.arms]
+    seen = sorted({summary["num_samples_seen"] for summary in summaries})
+    seeds = sorted({arm.checkpoint.params["seed"] for arm in study.arms})
+    pictures = max(len(is_right) for is_right in study.first.is_right.values())
+    return [
+        ("Arms", joined([arm_name(arm.name) for arm in study.arms])),
+        ("Samples seen by each", joined([count(n) for n in seen])),
+        ("Test pictures", count(pictures)),
+        ("Questions", count(len(study.first.answers))),
+        ("Seed" if len(seeds) == 1 else "Seeds", joined([str(seed) for seed in seeds])),
+        ("Parity", "equal" if parity.is_equal else "not equal"),
+    ]
+
+
+def _metrics(comparisons: list[Comparison]) -> dict[str, float]:
+    return {
+        f"{comparison.first}_minus_{comparison.other}/{kind}/{_metric_name(name)}": found.difference
+        for comparison in comparisons
+        for kind, of in (("probe", comparison.probe), ("vmc", comparison.vmc))
+        for name, found in of.items()
+    }
+
+
+def _metric_name(name: str) -> str:
+    """Returns the name with the characters that MLflow accepts."""
+    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)

@@ -1,0 +1,237 @@
+"""The frame around every stage: argv in, one manifest out, one exit code."""
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from components.runtime import errors, params, process
+from components.runtime.errors import BadInput, Preempted, StageFailure
+from components.runtime.logs import Log, Progress
+from components.runtime.manifest import Manifest, code_version, describe_file, read_manifest, write_manifest
+from components.runtime.params import StageParams
+from components.runtime.storage import Folder, open_folder
+from components.runtime.tracking import Tracking
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage's `run` returns; the frame makes the manifest from it.
+
+    Attributes:
+        kind: The manifest's kind.
+        files: The names written under `stage.out` that the result consists of.
+        counts: How many of what.
+        summary: Deterministic facts for the next stages.
+        cost: Facts that differ from run to run; `seconds` is added.
+        metrics: The stage's headline numbers, for MLflow and KFP.
+    """
+
+    kind: str
+    files: Sequence[str]
+    counts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cost: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Stage:
+    """What a running stage is given beside its parameters."""
+
+    def __init__(self, values: StageParams, log: Log) -> None:
+        self._values = values
+        self._log = log
+        self.out = open_folder(values.out_uri)
+        self.inputs: dict[str, Manifest] = {}
+        self.input_lists: dict[str, list[Manifest]] = {}
+        for name, field in values.sources().items():
+            manifests = [_input(name, uri) for uri in values.addresses(name)]
+            self.input_lists[name] = manifests
+            if manifests and not field.metadata["many"]:
+                self.inputs[name] = manifests[0]
+        self._stop = process.StopSignal()
+        self.tracking: Tracking | None = None
+
+    def folder(self, name: str) -> Folder:
+        """Returns the folder that the source field `name` points to."""
+        return self.folders(name)[0]
+
+    def folders(self, name: str) -> list[Folder]:
+        """Returns the folders of a source field that takes several."""
+        return [open_folder(uri) for uri in self._values.addresses(name)]
+
+    def input_digests(self) -> dict[str, str]:
+        """Returns the digest of what each source field points to."""
+        return {name: ",".join(m.digest for m in found) for name, found in self.input_lists.items() if found}
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Says that something happened."""
+        self._log.event(event, **facts)
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """Returns a progress display over `total` units."""
+        return self._log.progress(total, unit)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Adds one point at `step` to each of the run's curves."""
+        if self.tracking:
+            self.tracking.spool.metrics(step, values)
+
+    def stopping(self) -> bool:
+        """Returns whether the stage was asked to stop: then save and raise `Preempted`."""
+        return self._stop.is_set
+
+
+def main(params_class: type[StageParams], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the stage of `params_class` with a command line, and exits with one of the codes in `errors`."""
+    sys.exit(run_stage(params_class, sys.argv[1:] if argv is None else argv))
+
+
+def run_stage(params_class: type[StageParams], argv: Sequence[str]) -> int:
+    """Runs a stage and returns its exit code; every end is one sentence in the log."""
+    if "--help" in argv or "-h" in argv:
+        name = params_class.stage_name()
+        print(f"usage: python -m components.{name} --name=value ...\n\n{params.table(params_class)}")
+        return errors.EXIT_DONE
+    log = Log(params_class.stage_name())
+    kfp, own = _split_kfp_arguments(argv)
+    tracking: list[Tracking] = []
+    try:
+        _run(params_class, own, kfp, log, tracking)
+        code, status = errors.EXIT_DONE, "FINISHED"
+    except BadInput as error:
+        for problem in error.problems:
+            log.event("bad_input", problem=problem)
+        code, status = errors.EXIT_BAD_INPUT, "FAILED"
+    except (Preempted, KeyboardInterrupt) as error:
+        log.event("preempted", reason=str(error) or "interrupted", remedy="run the same command again to continue")
+        code, status = errors.EXIT_PREEMPTED, "KILLED"
+    except StageFailure as error:
+        log.event("failed", problem=str(error))
+        code, status = errors.EXIT_FAILED, "FAILED"
+    except Exception as error:
+        log.event("failed", problem=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        code, status = errors.EXIT_FAILED, "FAILED"
+    for started in tracking:
+        started.finish(status)
+        if started.failure:
+            log.event("tracking_failed", problem=started.failure, spool=str(started.spool.path))
+    return code
+
+
+def _run(
+    params_class: type[StageParams], argv: Sequence[str], kfp: dict[str, str], log: Log, tracking: list[Tracking]
+) -> None:
+    values = params.parse(params_class, argv)
+    stage = Stage(values, log)
+    done = read_manifest(stage.out)
+    if done is not None:
+        _check_same(done, values, stage)
+        log.event("already_done", out=stage.out.uri, digest=done.digest[:12], commit=done.code.get("commit", "")[:12])
+        _write_kfp_outputs(kfp, stage.out, done)
+        return
+    stage.tracking = Tracking(os.environ.get("CETERIS_TASK", values.stage_name()))
+    tracking.append(stage.tracking)
+    stage.tracking.spool.params(values.knobs())
+    stage.tracking.spool.tags({"ceteris.stage": values.stage_name(), "ceteris.out": stage.out.uri})
+    log.event("started", out=stage.out.uri)
+    process.keep_freed_memory()
+    start, start_cpu = time.monotonic(), _cpu_seconds()
+    outcome: Outcome = importlib.import_module(f"components.{values.stage_name()}.stage").run(values, stage)
+    cost = {"seconds": time.monotonic() - start, "cpu_seconds": _cpu_seconds() - start_cpu}
+    manifest = Manifest(
+        kind=outcome.kind,
+        stage=values.stage_name(),
+        params=values.knobs(),
+        inputs=stage.input_digests(),
+        files={name: describe_file(stage.out, name) for name in outcome.files},
+        counts=outcome.counts,
+        summary=outcome.summary | ({"metrics": outcome.metrics} if outcome.metrics else {}),
+        cost=outcome.cost | {k: round(v, 3) for k, v in cost.items()},
+        code=code_version(),
+    )
+    write_manifest(stage.out, manifest)
+    if outcome.metrics:
+        stage.tracking.spool.metrics(0, outcome.metrics)
+    stage.tracking.spool.tags({"ceteris.manifest": f"{stage.out.uri}/manifest.json", "ceteris.digest": manifest.digest})
+    _write_kfp_outputs(kfp, stage.out, manifest)
+    log.event("done", out=stage.out.uri, digest=manifest.digest[:12], seconds=round(cost["seconds"], 1))
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _input(name: str, uri: str) -> Manifest:
+    manifest = read_manifest(open_folder(uri))
+    if manifest is None:
+        raise BadInput(f"--{name}={uri} holds no manifest.json: run the stage that writes it, or correct the address.")
+    return manifest
+
+
+def _check_same(done: Manifest, values: StageParams, stage: Stage) -> None:
+    """Refuses to return a result that was made from something else."""
+    wanted = values.knobs()
+    differences = [
+        f"{name} is {params.as_text(done.params.get(name))} there and {params.as_text(wanted.get(name))} here"
+        for name in sorted(wanted.keys() | done.params.keys())
+        if done.params.get(name) != wanted.get(name)
+    ]
+    inputs = stage.input_digests()
+    differences += [
+        f"the input {name} is another one" for name in inputs if done.inputs.get(name) != inputs[name]
+    ]
+    if done.stage != values.stage_name():
+        differences = [f"it was written by {done.stage}"]
+    if differences:
+        raise BadInput(
+            f"--out_uri={values.out_uri} holds another result ({'; '.join(differences)}): "
+            "choose another out_uri or run name, or delete that folder."
+        )
+
+
+def _split_kfp_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    names = ("--executor_input=", "--executor_output=")
+    kfp = {w.partition("=")[0].removeprefix("--"): w.partition("=")[2] for w in argv if w.startswith(names)}
+    return kfp, [word for word in argv if not word.startswith(names)]
+
+
+def _write_kfp_outputs(kfp: dict[str, str], out: Folder, manifest: Manifest) -> None:
+    """Tells KFP where the result lies: the main artefact points to the manifest, the rest are copies for its UI."""
+    if not kfp:
+        return
+    artifacts: dict[str, Any] = {}
+    outputs = json.loads(kfp["executor_input"])["outputs"]
+    for name, found in outputs.get("artifacts", {}).items():
+        artifact = found["artifacts"][0]
+        path = Path(artifact.get("customPath") or _local_path(artifact["uri"]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = artifact["type"]["schemaTitle"].removeprefix("system.")
+        suffix = {"HTML": ".html", "Markdown": ".md"}.get(kind)
+        if kind == "Metrics":
+            artifact["metadata"] = manifest.summary.get("metrics", {})
+            path.write_text(json.dumps(artifact["metadata"]))
+        elif suffix:
+            shown = next((n for n in manifest.files if n.endswith(suffix)), None)
+            path.write_bytes(out.read(shown) if shown else b"")
+        else:
+            artifact["uri"] = f"{out.uri}/manifest.json"
+            artifact["metadata"] = {"digest": manifest.digest, "kind": manifest.kind} | manifest.counts
+        artifacts[name] = {"artifacts": [artifact]}
+    target = Path(outputs["outputFile"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps({"artifacts": artifacts}))
+
+
+def _local_path(uri: str) -> str:
+    """Returns where KFP mounts an artefact's address inside a container."""
+    mounts = {"gs": "gcs", "minio": "minio", "s3": "s3"}
+    scheme, _, rest = uri.partition("://")
+    return f"/{mounts[scheme]}/{rest}" if scheme in mounts else uri

@@ -1,0 +1,110 @@
+"""Runs the study on this machine: the compiled pipeline, KFP's own engine, a process for each container."""
+
+import contextlib
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from kfp import components, local
+from kfp.local.config import LocalExecutionConfig
+
+from components.runtime import errors
+from components.runtime.storage import open_folder
+from pipelines.host import Host, containers_run_on
+from pipelines.knobs import Knobs, tasks
+from pipelines.package import write_package
+from pipelines.presets import Preset
+from pipelines.run_folder import opened_run
+from pipelines.scores import scores_table
+from pipelines.tracking import Forwarder
+
+STATUS = {errors.EXIT_DONE: "FINISHED", errors.EXIT_PREEMPTED: "KILLED"}
+
+
+def run_study(
+    run: Path, *, arms: Sequence[str], recipe: Preset, knobs: Knobs, settings: dict[str, Any], screen: TextIO
+) -> int:
+    """Runs the study, or what is left of it, and returns the exit code.
+
+    Args:
+        run: Folder of the run: logs, tracking and KFP's scratch, and the stages' results unless `settings` name
+            another address.
+        arms: The arms that are compared.
+        recipe: The preset.
+        knobs: Its numbers, with those of the command line.
+        settings: What the run is started with: `out` (or nothing), `source`, `seed`, and whatever else must not
+            change between two runs of the same name.
+        screen: Where the lines for a person go.
+
+    Raises:
+        BadInput: The run can't be started; nothing has run.
+    """
+    out = open_folder(settings["out"] or str(run)).uri
+    with opened_run(run, out, settings) as lock:
+        write_package(run / "study.yaml", arms, recipe, knobs, {})
+        host = Host(run=run, lock=lock, out=out, order=tasks(arms), screen=screen)
+        tracking = Forwarder(run)
+        tracking.start()
+        start = time.monotonic()
+        run_package(run, {"out_uri": out, "source_uri": settings["source"], "seed": settings["seed"]}, host)
+        if host.exit_code == errors.EXIT_DONE:
+            _print_result(out, time.monotonic() - start, screen)
+        else:
+            _print_failure(host, screen)
+        failure = tracking.finish(STATUS.get(host.exit_code, "FAILED"))
+        if failure:
+            screen.write(f"Warning: MLflow lacks the newest numbers ({failure}); the same command brings them.\n")
+        return host.exit_code
+
+
+def run_package(run: Path, arguments: dict[str, Any], host: Host) -> None:
+    """Runs `<run>/study.yaml` through KFP's local engine, its containers on `host`, which then knows how it ended.
+
+    Args:
+        run: Folder of the run; nobody else works in it.
+        arguments: The pipeline's inputs.
+        host: Where the containers run.
+    """
+    package = components.load_component_from_file(str(run / "study.yaml"))
+    scratch = run / "kfp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    (run / "logs").mkdir(exist_ok=True)
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(scratch),
+        workspace_root=str(scratch / "workspace"),
+        raise_on_error=False,
+    )
+    try:
+        with containers_run_on(host), _quiet_engine(run / "logs" / "kfp.log"):
+            package(**arguments)
+    finally:
+        LocalExecutionConfig.instance = None
+
+
+@contextlib.contextmanager
+def _quiet_engine(log: Path) -> Iterator[None]:
+    """Sends what KFP's engine prints and logs to a file, and its warnings of settings for a cluster nowhere."""
+    with log.open("w") as file, contextlib.redirect_stdout(file), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _print_result(out: str, seconds: float, screen: TextIO) -> None:
+    report = open_folder(out).folder("report")
+    screen.write(f"\nDone in {seconds:.0f} s.\n\n{scores_table(report.read_json('results.json'))}\n\n")
+    screen.write(f"Report:  {report.uri}/report.html\nNumbers: {report.uri}/results.json\n")
+    screen.flush()
+
+
+def _print_failure(host: Host, screen: TextIO) -> None:
+    for problem in host.problems:
+        screen.write(f"{problem}\n")
+    if host.exit_code == errors.EXIT_PREEMPTED:
+        screen.write("Stopped; what was done is kept. The same command continues.\n")
+    else:
+        screen.write(f"Log: {host.log}\n")
+    screen.flush()

@@ -1,0 +1,32 @@
+"""The compiled study: one YAML file that KFP's cluster, its client and its local engine read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kfp import compiler
+
+from components.runtime.errors import BadInput
+from pipelines.encoder_study import encoder_study
+from pipelines.knobs import Knobs
+from pipelines.presets import Preset
+
+
+def write_package(path: Path, arms: Sequence[str], recipe: Preset, knobs: Knobs, images: Mapping[str, str]) -> None:
+    """Compiles the study into a KFP package.
+
+    Args:
+        path: The file to write.
+        arms: The arms that are compared.
+        recipe: The preset, whose hardware the package asks for.
+        knobs: Its numbers, with those of the command line.
+        images: Image by dependency set, where it isn't the default one.
+
+    Raises:
+        BadInput: The file can't be written.
+    """
+    study = encoder_study(arms, knobs, recipe.hardware, images)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(study, str(path))
+    except OSError as error:
+        raise BadInput(f"--out={path} can't be written ({error.strerror}): choose another file.") from error

@@ -1,0 +1,101 @@
+"""The compiled study: its edges, its inputs, and that KFP reads it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import components
+
+from pipelines.knobs import STAGES, problems, tasks, value
+from pipelines.package import write_package
+from pipelines.placement import ACCELERATOR
+from pipelines.presets import PRESETS
+
+ARMS = ("clip", "dino")
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    path = tmp_path_factory.mktemp("package") / "study.yaml"
+    recipe = PRESETS[request.param]
+    write_package(path, ARMS, recipe, recipe.knobs, {"train": "registry/train@sha256:00"})
+    return request.param, path
+
+
+def spec_of(package: tuple[str, Path]) -> dict[str, Any]:
+    return next(yaml.safe_load_all(package[1].read_text()))
+
+
+def by_display_name(spec: dict[str, Any]) -> dict[str, Any]:
+    return {task["taskInfo"]["name"].replace(" ", "/", 1): task for task in spec["root"]["dag"]["tasks"].values()}
+
+
+def test_kfp_loads_the_package_and_its_inputs_can_be_overridden(package: tuple[str, Path]) -> None:
+    loaded = components.load_component_from_file(str(package[1]))
+    inputs = loaded.component_spec.inputs
+    assert [name for name, spec in inputs.items() if not spec.optional] == ["out_uri"]
+    assert {"seed", "source_uri", "num_samples_seen", "batch_size", "learning_rate"} <= inputs.keys()
+
+
+def test_every_preset_holds_numbers_that_the_stages_accept(package: tuple[str, Path]) -> None:
+    assert problems(PRESETS[package[0]].knobs, ARMS, "synthetic", 0) == []
+
+
+def test_a_preset_names_only_what_differs_from_the_default(package: tuple[str, Path]) -> None:
+    for task, numbers in PRESETS[package[0]].knobs.items():
+        fields = STAGES[task.partition("/")[0]].__dataclass_fields__
+        same = [name for name, number in numbers.items() if "/" not in task and fields[name].default == number]
+        assert not same, f"{task}: {same}"
+
+
+def test_inputs_begin_at_the_preset_or_else_at_the_default(package: tuple[str, Path]) -> None:
+    inputs = spec_of(package)["root"]["inputDefinitions"]["parameters"]
+    knobs = PRESETS[package[0]].knobs
+    assert inputs["batch_size"]["defaultValue"] == value(knobs, "pretrain", "batch_size")
+    assert inputs["num_probe_samples"]["defaultValue"] == value(knobs, "build_shards/probe", "num_samples")
+    assert all(parameter.get("description") for parameter in inputs.values())
+
+
+def test_the_study_has_the_edges_of_the_data(package: tuple[str, Path]) -> None:
+    found = by_display_name(spec_of(package))
+    names = {key: task["taskInfo"]["name"].replace(" ", "/", 1)
+             for key, task in spec_of(package)["root"]["dag"]["tasks"].items()}  # fmt: skip
+    edges = {name: {names[dependency] for dependency in task.get("dependentTasks", ())} for name, task in found.items()}
+    assert list(edges.keys() - set(tasks(ARMS))) == []
+    assert edges["pretrain/clip"] == edges["pretrain/dino"] == {"build_shards/pretrain"}
+    assert edges["extract_features/dino"] == {"pretrain/dino", "build_shards/probe"}
+    assert edges["evaluate/clip"] == {"extract_features/clip"}
+    assert edges["analyze_embeddings"] == {"extract_features/clip", "extract_features/dino", "build_shards/probe"}
+    assert edges["train_vlm/clip"] == {"pretrain/clip", "build_shards/instruct"}
+    assert edges["benchmark_vlm/clip"] == {"train_vlm/clip", "build_shards/benchmark"}
+    per_arm = ("pretrain", "evaluate", "train_vlm", "benchmark_vlm")
+    assert edges["report"] == {"analyze_embeddings", *(f"{stage}/{arm}" for stage in per_arm for arm in ARMS)}
+
+
+def test_arms_get_the_same_values_in_everything_but_the_arm(package: tuple[str, Path]) -> None:
+    found = by_display_name(spec_of(package))
+    clip, dino = (found[f"pretrain/{arm}"]["inputs"]["parameters"] for arm in ARMS)
+    assert {name for name in clip if clip[name] != dino[name]} == {"arm", "out_uri"}
+
+
+def test_the_image_of_a_dependency_set_is_a_setting(package: tuple[str, Path]) -> None:
+    executors = spec_of(package)["deploymentSpec"]["executors"]
+    assert executors["exec-pretrain"]["container"]["image"] == "registry/train@sha256:00"
+    assert executors["exec-report"]["container"]["image"] == "ceteris/report:dev"
+
+
+def test_only_single_pod_stages_ask_for_gpus(package: tuple[str, Path]) -> None:
+    executors = spec_of(package)["deploymentSpec"]["executors"]
+    resources = {name: executor["container"]["resources"] for name, executor in executors.items()}
+    gpus = {name for name, asked in resources.items() if "accelerator" in asked}
+    single = {"exec-extract-features", "exec-evaluate", "exec-benchmark-vlm"}
+    expected = {
+        "smoke": set[str](),
+        "laptop": set[str](),
+        "small": single | {"exec-pretrain", "exec-train-vlm"},
+        "paper": single,
+    }[package[0]]
+    assert gpus == expected | {f"{name}-2" for name in expected}
+    assert all(resources[name]["accelerator"]["resourceType"] == ACCELERATOR for name in gpus)
+    assert all(asked["resourceCpuRequest"] and asked["resourceMemoryRequest"] for asked in resources.values())
