@@ -37,7 +37,7 @@ def run_study(
         knobs: Its numbers, with those of the command line.
         settings: What the run is started with: `out` (or nothing), `source`, `seed`, and whatever else must not
             change between two runs of the same name.
-        screen: Where the lines for a person go.
+        screen: Where the lines about progress go; the result is printed.
 
     Raises:
         BadInput: The run can't be started; nothing has run.
@@ -51,7 +51,7 @@ def run_study(
         start = time.monotonic()
         run_package(run, {"out_uri": out, "source_uri": settings["source"], "seed": settings["seed"]}, host)
         if host.exit_code == errors.EXIT_DONE:
-            _print_result(out, time.monotonic() - start, screen)
+            _print_result(out, time.monotonic() - start)
         else:
             _print_failure(host, screen)
         failure = tracking.finish(STATUS.get(host.exit_code, "FAILED"))
@@ -93,11 +93,10 @@ def _quiet_engine(log: Path) -> Iterator[None]:
         yield
 
 
-def _print_result(out: str, seconds: float, screen: TextIO) -> None:
+def _print_result(out: str, seconds: float) -> None:
     report = open_folder(out).folder("report")
-    screen.write(f"\nDone in {seconds:.0f} s.\n\n{scores_table(report.read_json('results.json'))}\n\n")
-    screen.write(f"Report:  {report.uri}/report.html\nNumbers: {report.uri}/results.json\n")
-    screen.flush()
+    print(f"\nDone in {seconds:.0f} s.\n\n{scores_table(report.read_json('results.json'))}\n")
+    print(f"Report:  {report.uri}/report.html\nNumbers: {report.uri}/results.json", flush=True)
 
 
 def _print_failure(host: Host, screen: TextIO) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.build_shards.params import SYNTHETIC, Params
-from components.core.data import picture_questions, pictures, questions, world
+from components.core.data import picture_questions, pictures, prompts, questions, world
 from components.core.data.data_card import data_card
 from components.core.data.ingest import encode_png
 from components.core.data.pictures import Limits, Picture, Rejected
@@ -23,7 +23,6 @@ from components.runtime.stage import Outcome, Stage
 from components.runtime.storage import open_folder
 
 FIRST_SCENE = {"pretrain": 0, "probe": 10**10, "instruct": 2 * 10**10, "benchmark": 3 * 10**10}  # no scene serves twice
-GENERIC_PROMPTS = ("{}", "a picture of {}", "this is {}")
 CHUNK = 32
 
 Item = TypeVar("Item")
@@ -44,8 +43,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Everything that the source gave."""
+    """Everything that the source gave: of `num_inputs` pictures, examples, rejects, and the other split's."""
 
+    num_inputs: int
     examples: list[Example]
     rejected: list[Rejected]
     factors: dict[str, list[str]]
@@ -59,7 +59,13 @@ def run(params: Params, stage: Stage) -> Outcome:
     files = _write_rejects(gathered, stage)
     _refuse_bad_source(gathered, params)
     reasons = collections.Counter(r.reason for r in gathered.rejected)
-    counts = {"samples": len(gathered.examples), "rejected": sum(reasons.values()), "reasons": dict(sorted(reasons.items()))}
+    counts = {
+        "inputs": gathered.num_inputs,
+        "samples": len(gathered.examples),
+        "other_split": gathered.num_inputs - len(gathered.examples) - len(gathered.rejected),
+        "rejected": len(gathered.rejected),
+        "reasons": dict(sorted(reasons.items())),
+    }
     stage.out.write("data_card.html", data_card(params.purpose, counts, gathered.examples).encode())
     files.append("data_card.html")
     if params.purpose == "benchmark":
@@ -91,7 +97,7 @@ def _draw(params: Params, stage: Stage) -> Gathered:
     draw = functools.partial(_scene_example, params)
     examples = list(_map(draw, range(params.num_samples), params, stage, "scenes"))
     factors = {name: list(values) for name, values in world.FACTORS.items()}
-    return Gathered(examples, [], factors, world.class_prompts(), questions.GROUP_OF_SET)
+    return Gathered(params.num_samples, examples, [], factors, prompts.world_prompts(), questions.GROUP_OF_SET)
 
 
 def _scene_example(params: Params, number: int) -> Example:
@@ -155,9 +161,9 @@ def _read(params: Params, stage: Stage) -> Gathered:
         )
         for picture, split in chosen
     ]
-    prompts = {name: [prompt.format(name) for prompt in GENERIC_PROMPTS] for name in categories}
     factor = pictures.CLASS_FACTOR
-    return Gathered(examples, rejected, {factor: categories}, {factor: prompts}, picture_questions.GROUP_OF_SET)
+    texts = {factor: prompts.generic_prompts(categories)}
+    return Gathered(len(entries), examples, rejected, {factor: categories}, texts, picture_questions.GROUP_OF_SET)
 
 
 def _map(
@@ -182,10 +188,9 @@ def _refuse_bad_source(gathered: Gathered, params: Params) -> None:
     refused = [r for r in gathered.rejected if r.reason != "duplicate"]
     reasons = collections.Counter(r.reason for r in refused)
     table = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    total = len(gathered.examples) + len(gathered.rejected)
-    if len(refused) > params.max_reject_fraction * total:
+    if len(refused) > params.max_reject_fraction * gathered.num_inputs:
         raise StageFailure(
-            f"{len(refused)} of {total} pictures were rejected ({table}), more than --max_reject_fraction="
+            f"{len(refused)} of {gathered.num_inputs} pictures were rejected ({table}), more than --max_reject_fraction="
             f"{params.max_reject_fraction:g}: mend them (rejects.jsonl names each), or raise the limit."
         )
     if not gathered.examples:

@@ -132,11 +132,12 @@ def _parity(study: Study, parity: Parity) -> Section:
 
 def _paper(study: Study) -> Section:
     marks = "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items())
+    seen = count(study.first.checkpoint.summary["num_samples_seen"])
     prose = (
         "The paper's arms saw 200 million samples of web pictures, and were tested on ImageNet and VMCBench; here each "
-        f"saw {count(study.first.checkpoint.summary['num_samples_seen'])}. The synthetic world or a folder of one's own "
-        "pictures is not ImageNet, and its questions are not VMCBench's: what can be compared is the direction of a "
-        f"difference, not its size. {marks}; an empty cell says \u201c{UNKNOWN}\u201d."
+        f"saw {seen}. The synthetic world or a folder of one's own pictures is not ImageNet, and its questions are not "
+        "VMCBench's: what can be compared is the direction of a difference, not its size. "
+        f"{marks}; an empty cell says \u201c{UNKNOWN}\u201d."
     )
     headline = [value for value in PAPER_VALUES if not value.data_set]
     by_set = [value for value in PAPER_VALUES if value.data_set]

@@ -23,6 +23,7 @@ class Arm:
         curve: Steps, samples seen and values of the training.
         scores: Accuracies on frozen features.
         is_right: Per factor, which labelled test pictures the probe has right.
+        tested: Per factor, the labels of these pictures.
         benchmark_scores: Accuracies of the language model that reads this encoder.
         answers: Its answers, one dict per question, by index.
     """
@@ -35,6 +36,7 @@ class Arm:
     curve: dict[str, Any]
     scores: dict[str, Any]
     is_right: dict[str, np.ndarray]
+    tested: dict[str, np.ndarray]
     benchmark_scores: dict[str, Any]
     answers: list[dict[str, Any]]
 
@@ -142,6 +144,7 @@ def _read_arm(name: str, found: dict[str, tuple[Manifest, Folder]]) -> Arm:
         curve=folders["checkpoints"].read_json("curve.json"),
         scores=scores,
         is_right={factor: _is_right(name, factor, scores, predictions) for factor in scores["probe"]},
+        tested={factor: _labelled(predictions[f"labels/{factor}"]) for factor in scores["probe"]},
         benchmark_scores=folders["benchmarks"].read_json("scores.json"),
         answers=sorted(answers, key=lambda answer: answer["index"]),
     )
@@ -159,9 +162,13 @@ def _is_right(arm: str, factor: str, scores: dict[str, Any], predictions: dict[s
     return is_right
 
 
+def _labelled(labels: np.ndarray) -> np.ndarray:
+    return labels[labels >= 0]
+
+
 def _check_same_items(first: Arm, other: Arm) -> None:
     for factor in first.is_right.keys() & other.is_right.keys():
-        if len(first.is_right[factor]) != len(other.is_right[factor]):
+        if not np.array_equal(first.tested[factor], other.tested[factor]):
             raise BadInput(
                 f"--evaluations: {first.name} and {other.name} were tested on different pictures for {factor}: "
                 "evaluate features of the same shards."

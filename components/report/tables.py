@@ -116,8 +116,9 @@ def embedding_table(study: Study) -> Table:
         rows.append(cells)
     caption = (
         "Left: how often two pictures of a mined pair have the same factor, in %; bold where the interval excludes the "
-        "share among all pairs. Right: how much more alike two pictures of one class are than two of different classes, "
-        "in standard deviations of the encoder's similarities, over the mean cosines within and between classes."
+        "share among all pairs. Right: how much more alike two pictures of one class are than two of different "
+        "classes, in standard deviations of the encoder's similarities, over the mean cosines within and "
+        "between classes."
     )
     return Table(caption, columns, rows)
 
@@ -245,7 +246,7 @@ def cost_table(study: Study, gpu_hour_price: float) -> Table:
 
 
 def _gpu_seconds(cost: dict[str, Any]) -> float:
-    is_gpu = str(cost.get("device", "cpu")).startswith("cuda")
+    is_gpu = not str(cost.get("device", "CPU")).lower().startswith("cpu")  # else the GPU's name
     return cost["seconds"] * cost.get("world_size", 1) if is_gpu else 0.0
 
 

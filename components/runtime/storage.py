@@ -1,5 +1,6 @@
 """Folders of named objects on a disk or in S3, behind one small interface."""
 
+import contextlib
 import json
 import os
 import re
@@ -84,7 +85,10 @@ class LocalFolder(_JsonFolder):
         self.uri = str(self.path)
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        try:
+            return (self.path / name).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(self.path / name)) from error
 
     def write(self, name: str, data: bytes) -> None:
         target = self.path / name
@@ -97,7 +101,8 @@ class LocalFolder(_JsonFolder):
                 os.fsync(file.fileno())
             partial.replace(target)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise BadInput(
                 f"{target} can't be written ({error.strerror}): choose an out_uri that is writable and has room."
             ) from error

@@ -41,7 +41,16 @@ def test_everything_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[
         *["local", "--preset", "nothing", "--seed", "x", "--run", "a/b", "--source", "/nowhere", "--arms", "clip"],
         *["--set", "pretrain.depth=four", "--set", "evaluate.probe_epochs=0.5", "--out", "gopher://x"],
     )
-    for word in ("--preset", "--seed", "--run", "--source", "--arms", "pretrain.depth", "evaluate.probe_epochs", "gopher"):
+    for word in (
+        "--preset",
+        "--seed",
+        "--run",
+        "--source",
+        "--arms",
+        "pretrain.depth",
+        "evaluate.probe_epochs",
+        "gopher",
+    ):
         assert any(word in line for line in lines), (word, lines)
 
 

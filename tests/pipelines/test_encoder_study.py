@@ -7,7 +7,7 @@ import pytest
 import yaml
 from kfp import components
 
-from pipelines.knobs import STAGES, problems, tasks, value
+from pipelines.knobs import tasks, value
 from pipelines.package import write_package
 from pipelines.placement import ACCELERATOR
 from pipelines.presets import PRESETS
@@ -36,17 +36,6 @@ def test_kfp_loads_the_package_and_its_inputs_can_be_overridden(package: tuple[s
     inputs = loaded.component_spec.inputs
     assert [name for name, spec in inputs.items() if not spec.optional] == ["out_uri"]
     assert {"seed", "source_uri", "num_samples_seen", "batch_size", "learning_rate"} <= inputs.keys()
-
-
-def test_every_preset_holds_numbers_that_the_stages_accept(package: tuple[str, Path]) -> None:
-    assert problems(PRESETS[package[0]].knobs, ARMS, "synthetic", 0) == []
-
-
-def test_a_preset_names_only_what_differs_from_the_default(package: tuple[str, Path]) -> None:
-    for task, numbers in PRESETS[package[0]].knobs.items():
-        fields = STAGES[task.partition("/")[0]].__dataclass_fields__
-        same = [name for name, number in numbers.items() if "/" not in task and fields[name].default == number]
-        assert not same, f"{task}: {same}"
 
 
 def test_inputs_begin_at_the_preset_or_else_at_the_default(package: tuple[str, Path]) -> None:

@@ -38,7 +38,7 @@ def _score(is_right: np.ndarray, chance: float = 0.1) -> dict[str, Any]:
     return {"accuracy": float(is_right.mean()), "low": low, "high": high, "n": len(is_right), "chance": chance}
 
 
-def write_pretrain(root: Path, arm: str, parity: Mapping[str, Any]) -> None:
+def _write_pretrain(root: Path, arm: str, parity: Mapping[str, Any]) -> None:
     """Writes what pretrain leaves of one arm."""
     folder = LocalFolder(root / "pretrain" / arm)
     losses = [3.0, 2.0, float(len(arm))]
@@ -146,13 +146,23 @@ def _write_analysis(root: Path, arms: list[str], factors: list[str]) -> None:
 
 
 @pytest.fixture
+def write_schedule(tmp_path: Path) -> Callable[[str, str], None]:
+    """Returns a function that gives one arm of the written study another schedule's hash."""
+
+    def write(arm: str, schedule: str) -> None:
+        _write_pretrain(tmp_path / "study", arm, HASHES | {"schedule": schedule})
+
+    return write
+
+
+@pytest.fixture
 def write_study(tmp_path: Path) -> Callable[..., list[str]]:
     """Returns a function that writes a study and returns the command line of its report."""
 
     def write(probe: Accuracies, vmc: Accuracies, name: str = "study", reverse_inputs: bool = False) -> list[str]:
         root, arms = tmp_path / name, list(probe)
         for shift, arm in enumerate(arms):
-            write_pretrain(root, arm, HASHES | {"crops": f"those of {arm}"})
+            _write_pretrain(root, arm, HASHES | {"crops": f"those of {arm}"})
             _write_evaluate(root, arm, probe[arm], 9 * shift)
             vlm = {"inputs": {"shards": "9" * 64}, "summary": {"arm": arm}, "cost": {"seconds": 1}}
             commit(LocalFolder(root / "train_vlm" / arm), "VlmManifest", "train_vlm", **vlm)

@@ -16,7 +16,6 @@ from components.core.evaluation.intervals import wilson
 from components.report.params import Params
 from components.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE
 from components.runtime.stage import run_stage
-from tests.report.conftest import HASHES, write_pretrain
 
 PROBE = {"clip": {"object": 0.6, "word": 0.7, "style": 0.4}, "dino": {"object": 0.6, "word": 0.4, "style": 0.8}}
 VMC = {"clip": {"general": 0.5, "ocr": 0.6}, "dino": {"general": 0.5, "ocr": 0.35}}
@@ -96,9 +95,11 @@ def test_the_parity_record_is_equal_and_lists_what_differs(write_study: WriteStu
 
 
 @pytest.mark.parametrize("schedule", ["0" * 64, ""])
-def test_another_or_a_missing_hash_is_not_parity(write_study: WriteStudy, tmp_path: Path, schedule: str) -> None:
+def test_another_or_a_missing_hash_is_not_parity(
+    write_study: WriteStudy, write_schedule: Callable[[str, str], None], tmp_path: Path, schedule: str
+) -> None:
     argv = write_study(PROBE, VMC)
-    write_pretrain(tmp_path / "study", "dino", HASHES | {"schedule": schedule})
+    write_schedule("dino", schedule)
     assert _report(argv, tmp_path / "out")["parity"]["equal"] is False
     assert "Not all that should be equal is" in (tmp_path / "out" / "report.md").read_text()
 

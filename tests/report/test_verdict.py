@@ -37,8 +37,8 @@ def test_no_difference_is_said_to_be_none() -> None:
     text, _ = _verdict({"word": 0.01}, {"ocr": -0.02})
     assert text == (
         "On text, no difference between CLIP and DINO shows in the linear probe of word (95\u202f% interval "
-        "\u22122.0 to 4.0 points) and in the ocr questions (\u22125.0 to 1.0 points), so the paper's direction (CLIP ahead) "
-        "is not found."
+        "\u22122.0 to 4.0 points) and in the ocr questions (\u22125.0 to 1.0 points), so the paper's direction (CLIP "
+        "ahead) is not found."
     )
 
 
@@ -71,9 +71,8 @@ def test_the_paper_gives_no_direction_for_arms_of_one_kind() -> None:
 
 def test_without_text_the_claim_is_left_open() -> None:
     first, second = _verdict({"category": -0.1}, {"general": 0.0})
-    assert first.startswith(
-        "DINO is ahead of CLIP by 10.0 points in the linear probe of category (95\u202f% interval 7.0 to 13.0)"
-    )
+    lead = "DINO is ahead of CLIP by 10.0 points in the linear probe of category (95\u202f% interval 7.0 to 13.0)"
+    assert first.startswith(lead)
     assert "no difference shows in the general questions" in first and "left open" in second
 
 

@@ -33,8 +33,11 @@ class ByteFolder(Protocol):
 class ShardsManifest(Protocol):
     """The part of a manifest that a reader needs."""
 
-    files: dict[str, dict[str, Any]]
-    summary: dict[str, Any]
+    @property
+    def files(self) -> dict[str, dict[str, Any]]: ...
+
+    @property
+    def summary(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ text.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ FACTORS: dict[str, tuple[str, ...]] = {
 
 TEMPLATES = ("{objects} and the word {word}", "the word {word} and {objects}")
 
-_SUPERSAMPLING = 4  # pictures are drawn larger and averaged down, so that edges are smooth
-_SIGN_WIDTH, _SIGN_HEIGHT = 0.5, 0.25  # of the picture's side; a word of three letters fills it
+_SUPERSAMPLING = 3  # pictures are drawn larger and averaged down, so that edges are smooth
+_SIGN_WIDTH, _SIGN_HEIGHT = 0.62, 0.31  # of the picture's side; a word of three letters fills it
 _TEXTURE_SIDE = 32  # speckles per side
 
 
@@ -57,7 +58,7 @@ class Scene:
         copies: (x, y, radius) of each copy of the object, as fractions of the side.
         tones: grey levels (0-255) of the background's two tones.
         nudge: (x, y) by which the sign stands away from its corner, as fractions of the side.
-        shift: phase of the background's pattern, in [0, 1).
+        shift: phase of the background's pattern, in eighths of its period.
         texture: seed of the speckles.
         template: index into TEMPLATES.
     """
@@ -87,8 +88,8 @@ def sample_scene(seed: int, index: int) -> Scene:
         **factors,
         copies=_place(rng, int(factors["count"]), factors["position"]),
         tones=tones if rng.random() < 0.5 else tones[::-1],
-        nudge=(rng.uniform(0, 0.03), rng.uniform(0, 0.03)),
-        shift=rng.random(),
+        nudge=(rng.uniform(0, 0.02), rng.uniform(0, 0.02)),
+        shift=rng.randrange(8) / 8,
         texture=rng.getrandbits(32),
         template=rng.randrange(len(TEMPLATES)),
     )
@@ -143,10 +144,11 @@ def _place(rng: random.Random, count: int, position: str) -> tuple[tuple[float, 
     copies = []
     for i, j in rng.sample(cells, count):
         x, y = (j + 0.5) / 3 + rng.uniform(-0.035, 0.035), (i + 0.5) / 3 + rng.uniform(-0.035, 0.035)
-        copies.append((x, y, 0.15 * rng.uniform(0.92, 1.06)))
+        copies.append((x, y, 0.16 * rng.uniform(0.92, 1.04)))
     return tuple(copies)
 
 
+@functools.lru_cache(maxsize=16)
 def _polygon(name: str) -> list[tuple[float, float]]:
     """Returns the outline of an object in a square from -1 to 1, y downwards."""
     turn = [2 * math.pi * k / 24 for k in range(24)]
@@ -214,6 +216,7 @@ def _background(scene: Scene, side: int) -> Image.Image:
     return Image.composite(Image.new("L", (side, side), second), Image.new("L", (side, side), first), mask)
 
 
+@functools.lru_cache(maxsize=64)
 def _stripes(side: int, period: float, shift: float = 0.0, *, is_diagonal: bool = True) -> Image.Image:
     """Returns a mask of stripes, as wide as their gaps, with a period in fractions of the side."""
     mask = Image.new("L", (side, side), 0)
@@ -226,6 +229,7 @@ def _stripes(side: int, period: float, shift: float = 0.0, *, is_diagonal: bool 
     return mask
 
 
+@functools.lru_cache(maxsize=64)
 def _spots(side: int, period: float, shift: float = 0.0) -> Image.Image:
     """Returns a mask of round spots on a square grid with a period in fractions of the side."""
     mask = Image.new("L", (side, side), 0)
@@ -239,41 +243,23 @@ def _spots(side: int, period: float, shift: float = 0.0) -> Image.Image:
 
 
 def _print_word(picture: Image.Image, scene: Scene, side: int) -> None:
-    """Prints the word in black on a white sign in its corner, in the font that Pillow carries."""
-    left, top = (fraction * side for fraction in _sign_corner(scene))
-    width, height = _SIGN_WIDTH * side, _SIGN_HEIGHT * side
-    pen = ImageDraw.Draw(picture)
-    pen.rectangle([left, top, left + width, top + height], fill=(255, 255, 255))
-    font = ImageFont.load_default(size=round(height * 0.98))
-    pen.text(
-        (left + width / 2, top + height * 0.5),
-        scene.word.upper(),
+    """Puts the sign with the word in its corner."""
+    left, top = _sign_corner(scene)
+    picture.paste(_sign(scene.word, side), (round(left * side), round(top * side)))
+
+
+@functools.lru_cache(maxsize=32)
+def _sign(word: str, side: int) -> Image.Image:
+    """Returns a word in black on a white sign, in the font that Pillow carries."""
+    width, height = round(_SIGN_WIDTH * side), round(_SIGN_HEIGHT * side)
+    sign = Image.new("RGB", (width, height), (255, 255, 255))
+    ImageDraw.Draw(sign).text(
+        (width / 2, height / 2),
+        word.upper(),
         fill=(0, 0, 0),
-        font=font,
+        font=ImageFont.load_default(size=round(height * 0.9)),
         anchor="mm",
         stroke_width=side * 0.004,
         stroke_fill=(0, 0, 0),
     )
-
-
-def class_prompts() -> dict[str, dict[str, list[str]]]:
-    """Returns texts that name each class of the two factors that captions speak of, for zero-shot
-    evaluation.
-    """
-    plurals = {name: {"box": "boxes", "cross": "crosses"}.get(name, name + "s") for name in OBJECTS}
-    return {
-        "object": {
-            name: [
-                template.format(objects=plurals[name], word=word) for template in TEMPLATES for word in WORDS
-            ]
-            for name in OBJECTS
-        },
-        "word": {
-            word: [
-                template.format(objects=plural, word=word)
-                for template in TEMPLATES
-                for plural in plurals.values()
-            ]
-            for word in WORDS
-        },
-    }
+    return sign

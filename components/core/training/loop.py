@@ -137,9 +137,9 @@ def train(
             if num_skipped >= config.max_nonfinite_steps:
                 checkpoints.flush()
                 raise Diverged(
-                    f"Loss or gradient was not finite for {num_skipped} steps in a row, the last of them {step + 1}; "
-                    f"the last good checkpoint is at step {saved_step}. Lower learning_rate or look at "
-                    f"{_describe(batch)}."
+                    f"Loss or gradient was not finite for {num_skipped} steps in a row, the last of them "
+                    f"{step + 1}; the last good checkpoint is at step {saved_step}. "
+                    f"Lower learning_rate or look at {_describe(batch)}."
                 )
         num_done = step + 1
         if num_done % config.log_every_steps == 0 or num_done == config.num_steps:
@@ -184,8 +184,9 @@ def _resume(
         return 0, []
     if checkpoint.facts["num_steps"] != config.num_steps:
         raise ValueError(
-            f"num_steps={config.num_steps} differs from the {checkpoint.facts['num_steps']} that the checkpoint at step "
-            f"{checkpoint.step} was trained for: the schedules would break. Give the same number, or another folder."
+            f"num_steps={config.num_steps} differs from the {checkpoint.facts['num_steps']} that the checkpoint "
+            f"at step {checkpoint.step} was trained for: the schedules would break. Give the same number, or "
+            "another folder."
         )
     split = {"model": {}, "optimizer": {}}  # type: dict[str, dict[str, Tensor]]
     for name, tensor in checkpoint.tensors.items():

@@ -41,9 +41,18 @@ def _objective() -> DinoObjective:
     large = View(size_px=16, scale_low=0.4, scale_high=1.0, flip=0.5, jitter=0.8, brightness=0.4, hue=0.1)
     local = View(size_px=8, scale_low=0.1, scale_high=0.4)
     return DinoObjective(
-        trunk, num_steps=8, seed=0, global_views=(large, large), local_view=local, num_local=2, out_dim=32, hidden=16,
-        bottleneck=8, momentum_start=0.9, freeze_steps=3,
-    )  # fmt: skip
+        trunk,
+        num_steps=8,
+        seed=0,
+        global_views=(large, large),
+        local_view=local,
+        num_local=2,
+        out_dim=32,
+        hidden=16,
+        bottleneck=8,
+        momentum_start=0.9,
+        freeze_steps=3,
+    )
 
 
 def _batches(first_step: int) -> Iterator[Batch]:

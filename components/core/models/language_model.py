@@ -1,0 +1,187 @@
+# B batch, T tokens, E width, V vocabulary.
+"""Causal language models by name: a tiny one made on the spot, or any that transformers can load.
+
+The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of a few hundred thousand weights with a vocabulary of whole
+words. The unchanging parts of VMCBench's prompt are one token each, so that a question of four options is about twenty
+tokens, which a laptop can train on.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from components.core.models.torchvision_cpu import allow_torchvision_import
+
+TINY = "tiny"
+LETTERS = "ABCD"
+END, PADDING, UNKNOWN = "</s>", "<pad>", "<unk>"
+MAX_POSITIONS = 4096
+FRAME = (
+    "Question: ",
+    "\nOptions:\nA. ",
+    "\nB. ",
+    "\nC. ",
+    "\nD. ",
+    "\nAnswer with the option's letter from the given choices directly.\n",
+)
+
+
+class Files(Protocol):
+    """A place that holds bytes by name."""
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def names(self, prefix: str = "") -> list[str]: ...
+
+
+class LanguageModel(nn.Module):
+    """A causal language model with its tokenizer.
+
+    Args:
+        model: A transformers model with a language modelling head.
+        tokenizer: A transformers tokenizer.
+
+    Raises:
+        ValueError: The tokenizer has no end token, or doesn't tell A, B, C and D apart.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        if tokenizer.eos_token_id is None:
+            raise ValueError("its tokenizer has no end token")
+        self.end_id: int = tokenizer.eos_token_id
+        self.start_id: int | None = tokenizer.bos_token_id
+        self.letter_ids = [self.encode(reply_text(letter, "x"))[0] for letter in LETTERS]
+        if len(set(self.letter_ids)) < len(LETTERS):
+            raise ValueError("its tokenizer doesn't tell the letters A, B, C and D apart at the beginning of a reply")
+
+    @property
+    def width(self) -> int:
+        """E, the width of a word vector."""
+        return self.model.get_input_embeddings().embedding_dim
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the token ids of a text, without start and end."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: list[int]) -> str:
+        """Returns the text of token ids, without special tokens."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return re.sub(r" (?=[.,!?;:])", "", text)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Returns word vectors (B, T, E)."""
+        return self.model.get_input_embeddings()(tokens_BT)
+
+    def logits(self, vectors_BTE: Tensor, mask_B1TT: Tensor, positions_BT: Tensor, keep_K: Tensor) -> Tensor:
+        """Returns the logits (B, K, V) of the tokens that follow positions `keep_K`.
+
+        Args:
+            vectors_BTE: Word vectors.
+            mask_B1TT: True where a position (row) sees another (column).
+            positions_BT: Where each token stands.
+            keep_K: Indices into T.
+        """
+        output = self.model(
+            inputs_embeds=vectors_BTE,
+            attention_mask=mask_B1TT,
+            position_ids=positions_BT,
+            use_cache=False,
+            logits_to_keep=keep_K,
+        )
+        return output.logits
+
+
+def reply_text(letter: str, text: str) -> str:
+    """Returns the reply that is learnt: the letter, then the option that it stands for."""
+    return f"{letter}. {text}"
+
+
+def tiny_language_model(texts: Iterable[str], *, width: int, depth: int, num_heads: int, seed: int) -> LanguageModel:
+    """Returns a new Llama, whose vocabulary is the words of `texts`; the same arguments give the same bits."""
+    allow_torchvision_import()
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = word_tokenizer(texts)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=MAX_POSITIONS,
+        initializer_range=0.1,  # 0.02 is for widths in the thousands; this is 1 / sqrt(100)
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LanguageModel(LlamaForCausalLM(config), tokenizer)
+
+
+def word_tokenizer(texts: Iterable[str]) -> Any:
+    """Returns a tokenizer of whole words and marks, and of the fixed parts of VMCBench's prompt."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    frame = "|".join(re.escape(part) for part in FRAME)
+    pattern = rf"{frame}|\w+|[^\w\s]"
+    known = [PADDING, UNKNOWN, END, *FRAME, *LETTERS, "."]
+    words = sorted({word for text in set(texts) for word in re.findall(pattern, text)} - set(known))
+    vocabulary = {word: number for number, word in enumerate(known + words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PADDING, unk_token=UNKNOWN, eos_token=END, padding_side="right"
+    )
+
+
+def load_language_model(name_or_path: str) -> LanguageModel:
+    """Returns a model that transformers knows by name or path.
+
+    Raises:
+        ValueError: It can't be loaded, or can't be used.
+    """
+    allow_torchvision_import()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, use_safetensors=True)
+        return LanguageModel(model, tokenizer)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"the language model {name_or_path} can't be loaded ({reason})") from error
+
+
+def save_language_model(files: Files, folder: str, language_model: LanguageModel) -> list[str]:
+    """Writes model and tokenizer in Hugging Face's format below `folder`, and returns the names written."""
+    with tempfile.TemporaryDirectory() as directory:
+        language_model.model.save_pretrained(directory, safe_serialization=True)
+        language_model.tokenizer.save_pretrained(directory)
+        names = []
+        for path in sorted(p for p in Path(directory).rglob("*") if p.is_file()):
+            names.append(f"{folder}/{path.relative_to(directory).as_posix()}")
+            files.write(names[-1], path.read_bytes())
+    return names
+
+
+def read_language_model(files: Files, folder: str) -> LanguageModel:
+    """Returns what `save_language_model` wrote."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in files.names(f"{folder}/"):
+            target = Path(directory) / name.removeprefix(f"{folder}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(files.read(name))
+        return load_language_model(directory)

@@ -1,0 +1,77 @@
+# B batch, T text tokens, K predicted tokens, V vocabulary.
+"""The three trainings of a vision-language model: text alone, projector alone, projector and language model.
+
+The last two are LLaVA-1.5's stages (arXiv 2310.03744): next-token cross-entropy on the caption, then on the replies only.
+The first makes the tiny language model able to read the questions; a pretrained one skips it. The encoder is frozen
+throughout, so batches bring its features along, and it is no part of these objectives.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.core.data.dialogue import IGNORED, DialogueBatch
+from components.core.models.language_model import LanguageModel
+from components.core.models.projector import Projector
+from components.core.models.vlm import text_logits
+from components.core.objectives.objective import Objective
+
+
+class TextObjective(Objective):
+    """Replies after words in the place of a picture; trains the language model."""
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        super().__init__()
+        self.language_model = language_model
+
+    def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss, and the share of letters that are right."""
+        return reply_loss(self.language_model, self.language_model.embed(batch.prefix), batch)
+
+
+class AlignObjective(Objective):
+    """Captions after pictures; trains the projector."""
+
+    def __init__(self, projector: Projector, language_model: LanguageModel) -> None:
+        super().__init__()
+        self.projector = projector
+        self._frozen = (language_model,)  # in a tuple, so that it is neither trained nor saved
+
+    def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss, and the share of letters that are right (captions have none: 0)."""
+        return reply_loss(self._frozen[0], self.projector(batch.prefix), batch)
+
+
+class TuneObjective(Objective):
+    """Replies after pictures and questions; trains projector and language model."""
+
+    def __init__(self, projector: Projector, language_model: LanguageModel) -> None:
+        super().__init__()
+        self.projector, self.language_model = projector, language_model
+
+    def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss, and the share of letters that are right."""
+        return reply_loss(self.language_model, self.projector(batch.prefix), batch)
+
+
+def reply_loss(
+    language_model: LanguageModel, prefix_BNE: Tensor, batch: DialogueBatch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the mean cross-entropy over all tokens of all replies, and metrics."""
+    keep_K = (batch.labels_BT != IGNORED).any(dim=0).nonzero()[:, 0]
+    logits_BKV = text_logits(language_model, prefix_BNE, batch.tokens_BT, batch.turns_BT, keep_K)
+    labels_BK = batch.labels_BT[:, keep_K]
+    loss = F.cross_entropy(logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED)
+    letters_4 = torch.tensor(language_model.letter_ids, device=labels_BK.device)
+    is_letter_BK = torch.isin(labels_BK, letters_4) & _is_first(batch)[:, keep_K]
+    is_right_BK = logits_BKV.detach()[..., letters_4].argmax(dim=-1) == (labels_BK[..., None] == letters_4).int().argmax(-1)
+    share = (is_right_BK & is_letter_BK).sum() / is_letter_BK.sum().clamp(min=1)
+    return loss, {"loss": loss.detach(), "letter_accuracy": share.float()}
+
+
+def _is_first(batch: DialogueBatch) -> Tensor:
+    """Returns (B, T): True where a reply begins."""
+    is_label_BT = batch.labels_BT != IGNORED
+    is_first_BT = is_label_BT.clone()
+    is_first_BT[:, 1:] &= ~is_label_BT[:, :-1]
+    return is_first_BT

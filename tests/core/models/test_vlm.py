@@ -1,0 +1,185 @@
+"""The vision-language model and its parts."""
+
+import pytest
+import torch
+from PIL import Image
+
+from components.core.data.dialogue import IGNORED, DialogueBatches, dialogue, texts
+from components.core.data.reader import Sample
+from components.core.models.language_model import (
+    FRAME,
+    LETTERS,
+    LanguageModel,
+    load_language_model,
+    read_language_model,
+    reply_text,
+    save_language_model,
+    tiny_language_model,
+)
+from components.core.models.projector import Projector
+from components.core.models.trunk import PIXEL_MEAN, Trunk, weights_sha256
+from components.core.models.vlm import VisionLanguageModel, square_picture, text_logits
+from components.core.objectives.vlm import AlignObjective, TextObjective, TuneObjective
+from components.runtime.storage import open_folder
+
+
+def prompt(question: str, options: list[str]) -> str:
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
+    return (
+        f"Question: {question}\nOptions:\n{lines}\nAnswer with the option's letter from the given choices directly.\n"
+    )
+
+
+def sample(number: int) -> Sample:
+    asked = [
+        {"question": prompt("What colour is it?", ["red", "green", "blue", "pink"]), "answer": "B", "text": "green"},
+        {"question": prompt("Where is the sign?", ["top left", "top", "low", "left"]), "answer": "A", "text": "top left"},
+    ]
+    picture = Image.new("RGB", (16, 16), (number, 0, 0))
+    return Sample(number, str(number), picture, "a green thing", {}, "train", asked)
+
+
+def tiny() -> LanguageModel:
+    return tiny_language_model(texts([sample(0)]), width=32, depth=2, num_heads=2, seed=0)
+
+
+def vlm(language_model: LanguageModel) -> VisionLanguageModel:
+    trunk = Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0).eval()
+    return VisionLanguageModel(trunk, Projector(in_width=16, out_width=32, seed=0), language_model)
+
+
+def test_the_fixed_parts_of_the_prompt_are_one_token_each():
+    language_model = tiny()
+    ids = language_model.encode(prompt("What colour is it?", ["red", "green", "blue", "pink"]))
+    assert len(ids) == len(FRAME) + 5 + 4
+    assert language_model.tokenizer.unk_token_id not in ids
+
+
+def test_a_reply_survives_the_tokenizer():
+    language_model = tiny()
+    assert language_model.decode(language_model.encode(reply_text("B", "green"))) == "B. green"
+
+
+def test_the_same_seed_gives_the_same_language_model():
+    torch.manual_seed(1)
+    first = weights_sha256(tiny().model)
+    torch.manual_seed(2)
+    assert weights_sha256(tiny().model) == first
+
+
+def test_a_language_model_survives_its_files(tmp_path):
+    language_model = tiny().eval()
+    files = open_folder(str(tmp_path))
+    names = save_language_model(files, "language_model", language_model)
+    assert all(files.exists(name) for name in names)
+    again = read_language_model(files, "language_model")
+    assert weights_sha256(again.model) == weights_sha256(language_model.model)
+    assert again.encode("red. top left") == language_model.encode("red. top left")
+    assert load_language_model(str(tmp_path / "language_model")).letter_ids == language_model.letter_ids
+
+
+def test_a_language_model_that_cannot_be_loaded_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="can't be loaded"):
+        load_language_model(str(tmp_path / "nothing"))
+
+
+def test_questions_about_one_picture_do_not_see_each_other():
+    language_model = tiny().eval()
+    prefix_BNE = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
+    first, second = [5, 6, 7], [8, 9, 10, 11]
+    together = text_logits(
+        language_model, prefix_BNE, torch.tensor([first + second]), torch.tensor([[0] * 3 + [1] * 4]), torch.tensor([2, 5, 6])
+    )
+    alone = text_logits(
+        language_model, prefix_BNE, torch.tensor([second]), torch.zeros(1, 4, dtype=torch.int64), torch.tensor([2, 3])
+    )
+    assert torch.allclose(together[:, 1:], alone, atol=1e-5)
+
+
+def test_logits_are_those_of_transformers_without_our_mask():
+    language_model = tiny().eval()
+    tokens_BT = torch.tensor([[5, 6, 7, 8, 9]])
+    ours = text_logits(
+        language_model,
+        language_model.embed(tokens_BT[:, :2]),
+        tokens_BT[:, 2:],
+        torch.zeros(1, 3, dtype=torch.int64),
+        torch.tensor([0, 1, 2]),
+    )
+    theirs = language_model.model(input_ids=tokens_BT).logits[:, 1:4]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_batch_does_not_change_the_answers():
+    model = vlm(tiny()).eval()
+    prompts = [prompt("What colour is it?", ["red", "green", "blue", "pink"]), prompt("Where?", ["top left"] + ["low"] * 3)] * 4
+    generator = torch.Generator().manual_seed(0)
+    features_BND = model.features(torch.randint(0, 255, (8, 3, 16, 16), dtype=torch.uint8, generator=generator))
+    with torch.inference_mode():
+        whole = model.choose_letters(features_BND, prompts)
+        single = [model.choose_letters(features_BND[i : i + 1], prompts[i : i + 1])[0] for i in range(8)]
+        replies = model.generate(features_BND, prompts, 3)
+        alone = [model.generate(features_BND[i : i + 1], prompts[i : i + 1], 3)[0] for i in range(8)]
+    assert whole == single
+    assert replies == alone
+
+
+def test_image_tokens_are_the_penultimate_patches_without_cls():
+    model = vlm(tiny())
+    pictures_BCSS = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8)
+    expected = model.encoder.tokens(pictures_BCSS.float() / 255).penultimate_BND
+    assert torch.equal(model.features(pictures_BCSS), expected) and expected.shape == (2, 4, 16)
+
+
+def test_a_picture_is_padded_with_the_mean_colour():
+    padded = square_picture(Image.new("RGB", (8, 4), (255, 255, 255)), 8)
+    assert padded.size == (8, 8)
+    assert padded.getpixel((0, 0)) == tuple(round(255 * channel) for channel in PIXEL_MEAN)
+    assert padded.getpixel((0, 4)) == (255, 255, 255)
+
+
+def batches(language_model: LanguageModel) -> DialogueBatches:
+    dialogues = [dialogue(sample(i), language_model, 64)[0] for i in range(8)]
+    return DialogueBatches(dialogues, padding_id=0, seed=0)
+
+
+def test_loss_is_on_replies_only():
+    language_model = tiny()
+    batch = next(batches(language_model).about_questions(0, features=torch.zeros(8, 4, 16), batch_size=4, num_questions=2))
+    for tokens, labels in zip(batch.tokens_BT.tolist(), batch.labels_BT.tolist(), strict=True):
+        learnt = [label for label in labels if label != IGNORED]
+        assert learnt.count(language_model.end_id) == 2
+        assert all(label in (IGNORED, token) for token, label in zip(tokens, labels, strict=True))
+        assert language_model.decode(learnt) in ("B. green A. top left", "A. top left B. green")
+
+
+def test_batches_are_a_pure_function_of_the_step():
+    language_model = tiny()
+    features = torch.randn(8, 4, 16)
+    data = batches(language_model)
+    stream = data.about_questions(0, features=features, batch_size=3, num_questions=1)
+    whole = [next(stream) for _ in range(6)]
+    resumed = next(data.about_questions(5, features=features, batch_size=3, num_questions=1))
+    assert torch.equal(whole[5].prefix, resumed.prefix) and torch.equal(whole[5].tokens_BT, resumed.tokens_BT)
+    words = list(data.about_words(0, num_steps=10, batch_size=3, num_words=4))
+    assert torch.equal(next(data.about_words(7, num_steps=10, batch_size=3, num_words=4)).prefix, words[7].prefix)
+
+
+def test_each_objective_trains_its_own_parts():
+    language_model = tiny()
+    projector = Projector(in_width=16, out_width=32, seed=0)
+    data = batches(language_model)
+    captions = next(data.about_captions(0, features=torch.randn(8, 4, 16), batch_size=4))
+    questions = next(data.about_questions(0, features=torch.randn(8, 4, 16), batch_size=4, num_questions=2))
+    words = next(data.about_words(0, num_steps=1, batch_size=4, num_words=4))
+    language_model.requires_grad_(False)
+    align = AlignObjective(projector, language_model)
+    align.loss(captions, 0)[0].backward()
+    assert all(p.grad is not None for p in projector.parameters())
+    assert all(p.grad is None for p in language_model.parameters())
+    assert all(name.startswith("projector.") for name in align.state_dict())
+    language_model.requires_grad_(True)
+    for objective, batch in ((TextObjective(language_model), words), (TuneObjective(projector, language_model), questions)):
+        objective.zero_grad()
+        objective.loss(batch, 0)[0].backward()
+        assert all(p.grad is not None for p in objective.parameters())
