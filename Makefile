@@ -33,7 +33,7 @@ check: $(INSTALLED) ## Check style, types, import boundaries, YAML
 	@$(BIN)/yamllint --strict .
 
 docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
-	@$(BIN)/python -m tests.readme_tables
+	@$(BIN)/python -m components.runtime.readme
 
 clean: ## Remove the environment and caches; runs/ stays
 	@echo "make clean: removing $(VENV) and caches, keeping runs/"

@@ -17,7 +17,7 @@ from pipelines.knobs import Knobs
 from pipelines.plan import H100_TFLOPS, MFU, plan_table
 from pipelines.presets import PRESETS, Preset, preset
 
-SETS = ("data", "train", "vlm", "report")
+SETS = ("cpu", "train", "vlm")
 POSITIVE = {"mfu": "mfu", "gpu-tflops": "gpu_tflops"}
 EXAMPLES = """examples:
   python -m pipelines local --preset smoke

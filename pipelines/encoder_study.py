@@ -75,10 +75,9 @@ def encoder_study(
         def each(*fields: str) -> dict[str, Any]:
             return {f"{field}_{arm}": made[field][arm] for field in fields for arm in arms}
 
-        captioned = build("pretrain", num_pretrain_samples)
-        labelled = build("probe", num_probe_samples)
-        conversations = build("instruct", num_instruct_samples)
-        questions = build("benchmark", num_questions)
+        captioned, labelled = build("pretrain", num_pretrain_samples), build("probe", num_probe_samples)
+        conversations, questions = build("instruct", num_instruct_samples), build("benchmark", num_questions)
+        data = {"pretrain": captioned, "probe": labelled, "instruct": conversations, "benchmark": questions}
         recipe = {"num_samples_seen": num_samples_seen, "batch_size": batch_size, "learning_rate": learning_rate}
         made: dict[str, dict[str, Any]] = defaultdict(dict)  # input of the stages that compare -> arm -> artefact
         for arm in arms:
@@ -87,14 +86,14 @@ def encoder_study(
             made["checkpoints"][arm], made["features"][arm] = encoder, features
             made["evaluations"][arm] = run(evaluate, f"evaluate/{arm}", features=features, seed=seed)
 
-        features = each("features")
-        analysis = run(analyze_embeddings(arms), "analyze_embeddings", shards=labelled, seed=seed, **features)
-
+        looked_at = {"shards": labelled, "seed": seed} | each("features")
+        analysis = run(analyze_embeddings(arms), "analyze_embeddings", **looked_at)
         for arm in arms:
             parts = {"checkpoint": made["checkpoints"][arm], "language_model": language_model, "seed": seed}
             vlm = made["vlms"][arm] = run(train_vlm, f"train_vlm/{arm}", shards=conversations, **parts)
             made["benchmarks"][arm] = run(benchmark_vlm, f"benchmark_vlm/{arm}", vlm=vlm, benchmark=questions)
         found = each("checkpoints", "evaluations", "vlms", "benchmarks")
+        found |= {f"shards_{purpose}": shards for purpose, shards in data.items()}
         run(report(arms), "report", analysis=analysis, gpu_hour_price=gpu_hour_price, **found)
 
     return study

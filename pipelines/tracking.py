@@ -28,7 +28,6 @@ class Forwarder:
     def start(self) -> None:
         """Begins to send."""
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # both are read when MLflow is imported
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._thread.start()
 
     def finish(self, status: str) -> str:

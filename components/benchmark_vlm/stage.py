@@ -34,7 +34,7 @@ def run(params: Params, stage: Stage) -> Outcome:
             features_BND = features_IND[[picture_of[i] for i in chosen]].to(device())
             prompts = [questions[i].prompt() for i in chosen]
             if params.mode == "score":
-                replies += vlm.choose_letters(features_BND, prompts)
+                replies += vlm.choose_letters(features_BND, prompts, [questions[i].options for i in chosen])
             else:
                 replies += vlm.generate(features_BND, prompts, params.max_new_tokens)
             bar.advance(len(chosen))

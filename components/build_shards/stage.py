@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from components.build_shards.params import SYNTHETIC, Params
 from components.core.data import picture_questions, pictures, prompts, questions, world
 from components.core.data.data_card import data_card
-from components.core.data.ingest import encode_png
+from components.core.data.ingest import PICTURE_SUFFIXES, encode_png
 from components.core.data.pictures import Limits, Picture, Rejected
 from components.core.data.questions import Question
 from components.core.data.tar import write_shard
@@ -88,7 +88,7 @@ def run(params: Params, stage: Stage) -> Outcome:
             "factors": gathered.factors,
             "prompts": gathered.prompts,
         },
-        metrics={"samples": float(counts["samples"]), "rejected": float(counts["rejected"])},
+        metrics={"samples": float(len(gathered.examples)), "rejected": float(len(gathered.rejected))},
     )
 
 
@@ -122,7 +122,7 @@ def _read(params: Params, stage: Stage) -> Gathered:
     if not entries:
         raise BadInput(
             f"--source_uri={params.source_uri} holds no pictures: expected files ending in "
-            f"{', '.join(pictures.PICTURE_SUFFIXES)}, each with a .txt caption beside it."
+            f"{', '.join(PICTURE_SUFFIXES)}, each with a .txt caption beside it."
         )
     limits = Limits(
         image_size_px=params.image_size_px,
@@ -190,15 +190,17 @@ def _refuse_bad_source(gathered: Gathered, params: Params) -> None:
     table = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     if len(refused) > params.max_reject_fraction * gathered.num_inputs:
         raise StageFailure(
-            f"{len(refused)} of {gathered.num_inputs} pictures were rejected ({table}), more than --max_reject_fraction="
-            f"{params.max_reject_fraction:g}: mend them (rejects.jsonl names each), or raise the limit."
+            f"{len(refused)} of {gathered.num_inputs} pictures were rejected ({table}), more than "
+            f"--max_reject_fraction={params.max_reject_fraction:g}: mend them (rejects.jsonl names each), or raise the limit."
         )
     if not gathered.examples:
         raise StageFailure(f"no picture is left for {params.purpose} ({table or 'the split is empty'}).")
 
 
 def _write_rejects(gathered: Gathered, stage: Stage) -> list[str]:
-    lines = (json.dumps({"name": r.name, "reason": r.reason}) + "\n" for r in sorted(gathered.rejected, key=lambda r: r.name))
+    lines = (
+        json.dumps({"name": r.name, "reason": r.reason}) + "\n" for r in sorted(gathered.rejected, key=lambda r: r.name)
+    )
     stage.out.write("rejects.jsonl", "".join(lines).encode())
     return ["rejects.jsonl"]
 

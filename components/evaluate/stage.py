@@ -46,7 +46,12 @@ def run(params: Params, stage: Stage) -> Outcome:
 
 
 def _score(
-    factor: str, num_classes: int, tensors: dict[str, Tensor], params: Params, scores: dict[str, Any], predictions: dict[str, Tensor]
+    factor: str,
+    num_classes: int,
+    tensors: dict[str, Tensor],
+    params: Params,
+    scores: dict[str, Any],
+    predictions: dict[str, Tensor],
 ) -> None:
     train_MD, labels_M, _ = _labelled(tensors, "train", factor)
     test_ND, labels_N, is_labelled = _labelled(tensors, "test", factor)

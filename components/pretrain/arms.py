@@ -33,9 +33,7 @@ def _clip(params: Params, trunk: Trunk, captions: Iterable[str]) -> ClipObjectiv
         seed=params.seed,
     )
     view = View(size_px=params.image_size_px, scale_low=params.clip_crop_scale_min, scale_high=1.0)
-    return ClipObjective(
-        trunk, tower, tokenizer, view=view, seed=params.seed, weight_decay=params.clip_weight_decay
-    )
+    return ClipObjective(trunk, tower, tokenizer, view=view, seed=params.seed, weight_decay=params.clip_weight_decay)
 
 
 def _dino(params: Params, trunk: Trunk) -> DinoObjective:

@@ -26,12 +26,12 @@ def run(params: Params, stage: Stage) -> Outcome:
     """Trains, from the newest checkpoint where there is one, and writes the encoder with its parity record."""
     manifest = stage.inputs["shards"]
     if manifest.summary.get("purpose") != "pretrain":
-        raise BadInput(f"--shards={params.shards} was built for {manifest.summary.get('purpose')}: give pretrain shards.")
+        raise BadInput(
+            f"--shards={params.shards} was built for {manifest.summary.get('purpose')}: give pretrain shards."
+        )
     sizes = [shard["samples"] for shard in manifest.summary["shards"]]
     try:
-        order = SampleOrder(
-            sizes, seed=params.seed, batch_size=params.batch_size, num_streams=params.num_streams
-        )
+        order = SampleOrder(sizes, seed=params.seed, batch_size=params.batch_size, num_streams=params.num_streams)
     except ValueError as error:
         raise BadInput(str(error)) from error
     reader = ShardReader(stage.folder("shards"), manifest, order, cache_bytes=int(params.cache_gib * GIB))
@@ -69,7 +69,9 @@ def run(params: Params, stage: Stage) -> Outcome:
         cost={
             "train_seconds": round(seconds, 3),
             "samples_per_s": round(params.num_steps * params.batch_size / seconds, 2),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"CPU, {torch.get_num_threads()} threads",
         },
         metrics={name: value for name, value in curve[-1][1].items() if name != "learning_rate"},
     )

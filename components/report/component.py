@@ -12,4 +12,4 @@ from components.runtime.kubeflow import container_component
 def report(arms: Sequence[str]) -> Any:
     """Returns the component for these arms."""
     outputs = {"results": dsl.Artifact, "page": dsl.HTML, "summary": dsl.Markdown}
-    return container_component(Params, outputs, arms, dependencies="report")
+    return container_component(Params, outputs, arms, dependencies="cpu")

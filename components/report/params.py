@@ -14,5 +14,10 @@ class Params(StageParams):
     analysis: str = source(help="result of analyze_embeddings", kind="Artifact")
     vlms: str = source(help="models from train_vlm, one per arm", kind="Model", many=True)
     benchmarks: str = source(help="results of benchmark_vlm, one per arm", kind="Artifact", many=True)
+    shards: str = source(
+        help="the study's data from build_shards, for their counts and rejects",
+        kind="Dataset",
+        parts=("pretrain", "probe", "instruct", "benchmark"),
+    )
     title: str = knob("Data or language supervision?", help="headline of the page")
     gpu_hour_price: float = knob(0.0, help="price of one GPU-hour, for the cost table; 0 leaves it out", low=0)

@@ -56,14 +56,14 @@ def container_component(
 
 def _names(field: dataclasses.Field, arms: Sequence[str]) -> list[str]:
     """Returns the component's inputs that a field is made of."""
-    return [f"{field.name}_{arm}" for arm in arms] if field.metadata.get("many") else [field.name]
+    parts = field.metadata.get("parts") or arms
+    return [f"{field.name}_{part}" for part in parts] if field.metadata.get("many") else [field.name]
 
 
 def _inputs(field: dataclasses.Field, arms: Sequence[str]) -> list[inspect.Parameter]:
     if not field.metadata.get("source"):
         is_required = field.default is dataclasses.MISSING
         return [_parameter(field.name, field.type, inspect.Parameter.empty if is_required else field.default)]
-    assert not field.metadata["optional"], f"{field.name}: no stage in a pipeline has an optional source yet"
     return [_parameter(name, dsl.Input[ARTIFACTS[field.metadata["kind"]]]) for name in _names(field, arms)]
 
 
@@ -74,7 +74,7 @@ def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empt
 def _word(field: dataclasses.Field, arms: Sequence[str], given: Mapping[str, Any]) -> str:
     """Returns `--field=` with its value, or with the values of all arms for a source that takes many."""
     values = [given[name] for name in _names(field, arms)]
-    return f"--{field.name}=" + ",".join(str(v.uri if field.metadata.get("source") else v) for v in values)
+    return f"--{field.name}=" + ",".join(str(v.path if field.metadata.get("source") else v) for v in values)
 
 
 def _docstring(params: type[StageParams], arms: Sequence[str]) -> str:

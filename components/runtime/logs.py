@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -18,7 +19,7 @@ class Log:
         self.stream = stream or sys.stderr
         self.is_terminal = self.stream.isatty()
         path = os.environ.get("CETERIS_LOG_FILE")
-        self.file = open(path, "a", buffering=1) if path else None  # noqa: SIM115, open as long as the process
+        self.file = Path(path).open("a", buffering=1) if path else None  # noqa: SIM115, open as long as the process
 
     def event(self, event: str, **facts: Any) -> None:
         """Writes one event with its facts."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from components.runtime.errors import BadInput
@@ -28,20 +28,20 @@ def knob(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def source(*, help: str, kind: str, optional: bool = False, many: bool = False) -> Any:
+def source(*, help: str, kind: str, many: bool = False, parts: Sequence[str] = ()) -> Any:
     """Returns a field for the address of what another stage wrote.
 
-    The address is the folder that holds the manifest, or the manifest itself; with `many`, several of them
-    joined by commas.
+    The address is the folder that holds the manifest, the manifest itself, or a file in which KFP hands on the
+    folder's address; with `many` or `parts`, several of them joined by commas.
 
     Args:
         help: What is read.
         kind: The KFP artefact type of the input (`Dataset`, `Model`, `Artifact`).
-        optional: The empty string is accepted, and means that the input is absent.
-        many: More than one address is accepted.
+        many: More than one address is accepted, one per arm.
+        parts: More than one address is accepted, one for each of these names.
     """
-    metadata = {"help": help, "kind": kind, "many": many, "optional": optional, "source": True}
-    return dataclasses.field(default="" if optional else dataclasses.MISSING, metadata=metadata)
+    metadata = {"help": help, "kind": kind, "many": many or bool(parts), "parts": tuple(parts), "source": True}
+    return dataclasses.field(metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class StageParams:
         if problems:
             raise BadInput(*problems)
 
-    def conflicts(self) -> Sequence[str]:
+    def conflicts(self) -> Iterable[str]:
         """Returns a sentence for each pair of values that don't go together."""
         return ()
 
@@ -74,8 +74,8 @@ class StageParams:
         return {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("source")}
 
     def addresses(self, name: str) -> list[str]:
-        """Returns the folders that the source field `name` points to; empty when it is absent."""
-        return [a.strip().removesuffix("/manifest.json") for a in getattr(self, name).split(",") if a.strip()]
+        """Returns the addresses in the source field `name`; none when it is absent."""
+        return [address.strip() for address in getattr(self, name).split(",") if address.strip()]
 
     def knobs(self) -> dict[str, Any]:
         """Returns the values that decide the result: everything but where it is read and written."""
@@ -195,7 +195,6 @@ def _problems(field: dataclasses.Field, value: Any) -> list[str]:
         low, high = metadata.get("low"), metadata.get("high")
         if (low is not None and value < low) or (high is not None and value > high):
             return [wrong]
-    needs_text = metadata.get("address") or (metadata.get("source") and not metadata.get("optional"))
-    if needs_text and not value.strip():
+    if (metadata.get("address") or metadata.get("source")) and not value.strip():
         return [f"--{field.name} is empty: give {metadata['help']}."]
     return []

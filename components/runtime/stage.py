@@ -14,7 +14,14 @@ from typing import Any, NoReturn
 from components.runtime import errors, params, process
 from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.logs import Log, Progress
-from components.runtime.manifest import Manifest, code_version, describe_file, read_manifest, write_manifest
+from components.runtime.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    code_version,
+    describe_file,
+    read_manifest,
+    write_manifest,
+)
 from components.runtime.params import StageParams
 from components.runtime.storage import Folder, open_folder
 from components.runtime.tracking import Tracking
@@ -50,8 +57,10 @@ class Stage:
         self.out = open_folder(values.out_uri)
         self.inputs: dict[str, Manifest] = {}
         self.input_lists: dict[str, list[Manifest]] = {}
+        self._folders: dict[str, list[Folder]] = {}
         for name, field in values.sources().items():
-            manifests = [_input(name, uri) for uri in values.addresses(name)]
+            self._folders[name] = [_pointed_to(address) for address in values.addresses(name)]
+            manifests = [_input(name, folder) for folder in self._folders[name]]
             self.input_lists[name] = manifests
             if manifests and not field.metadata["many"]:
                 self.inputs[name] = manifests[0]
@@ -60,11 +69,11 @@ class Stage:
 
     def folder(self, name: str) -> Folder:
         """Returns the folder that the source field `name` points to."""
-        return self.folders(name)[0]
+        return self._folders[name][0]
 
     def folders(self, name: str) -> list[Folder]:
         """Returns the folders of a source field that takes several."""
-        return [open_folder(uri) for uri in self._values.addresses(name)]
+        return self._folders[name]
 
     def input_digests(self) -> dict[str, str]:
         """Returns the digest of what each source field points to."""
@@ -100,7 +109,7 @@ def run_stage(params_class: type[StageParams], argv: Sequence[str]) -> int:
         print(f"usage: python -m components.{name} --name=value ...\n\n{params.table(params_class)}")
         return errors.EXIT_DONE
     log = Log(params_class.stage_name())
-    kfp, own = _split_kfp_arguments(argv)
+    kfp, own = _split_kfp_argument(argv)
     tracking: list[Tracking] = []
     try:
         _run(params_class, own, kfp, log, tracking)
@@ -126,7 +135,7 @@ def run_stage(params_class: type[StageParams], argv: Sequence[str]) -> int:
 
 
 def _run(
-    params_class: type[StageParams], argv: Sequence[str], kfp: dict[str, str], log: Log, tracking: list[Tracking]
+    params_class: type[StageParams], argv: Sequence[str], kfp: dict[str, Any], log: Log, tracking: list[Tracking]
 ) -> None:
     values = params.parse(params_class, argv)
     stage = Stage(values, log)
@@ -169,10 +178,21 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _input(name: str, uri: str) -> Manifest:
-    manifest = read_manifest(open_folder(uri))
+def _pointed_to(address: str) -> Folder:
+    """Returns the folder at an address: the folder itself, its manifest, or the pointer file that KFP hands on."""
+    if address.endswith(f"/{MANIFEST_NAME}"):
+        return open_folder(address.removesuffix(f"/{MANIFEST_NAME}"))
+    if "://" not in address and Path(address).is_file():
+        return open_folder(json.loads(Path(address).read_text())["folder"])
+    return open_folder(address)
+
+
+def _input(name: str, folder: Folder) -> Manifest:
+    manifest = read_manifest(folder)
     if manifest is None:
-        raise BadInput(f"--{name}={uri} holds no manifest.json: run the stage that writes it, or correct the address.")
+        raise BadInput(
+            f"--{name}={folder.uri} holds no {MANIFEST_NAME}: run the stage that writes it, or correct the address."
+        )
     return manifest
 
 
@@ -185,9 +205,7 @@ def _check_same(done: Manifest, values: StageParams, stage: Stage) -> None:
         if done.params.get(name) != wanted.get(name)
     ]
     inputs = stage.input_digests()
-    differences += [
-        f"the input {name} is another one" for name in inputs if done.inputs.get(name) != inputs[name]
-    ]
+    differences += [f"the input {name} is another one" for name in inputs if done.inputs.get(name) != inputs[name]]
     if done.stage != values.stage_name():
         differences = [f"it was written by {done.stage}"]
     if differences:
@@ -197,18 +215,22 @@ def _check_same(done: Manifest, values: StageParams, stage: Stage) -> None:
         )
 
 
-def _split_kfp_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    names = ("--executor_input=", "--executor_output=")
-    kfp = {w.partition("=")[0].removeprefix("--"): w.partition("=")[2] for w in argv if w.startswith(names)}
-    return kfp, [word for word in argv if not word.startswith(names)]
+def _split_kfp_argument(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    name = "--executor_input="
+    given = [word.removeprefix(name) for word in argv if word.startswith(name)]
+    return (json.loads(given[0]) if given else {}), [word for word in argv if not word.startswith(name)]
 
 
-def _write_kfp_outputs(kfp: dict[str, str], out: Folder, manifest: Manifest) -> None:
-    """Tells KFP where the result lies: the main artefact points to the manifest, the rest are copies for its UI."""
+def _write_kfp_outputs(kfp: dict[str, Any], out: Folder, manifest: Manifest) -> None:
+    """Gives KFP what it keeps: a pointer to the result for the next stages, copies of what its UI shows.
+
+    The result itself stays where it is: KFP's launcher refuses artefacts outside its own bucket, and would copy
+    shards and checkpoints into every pod that names them as input.
+    """
     if not kfp:
         return
     artifacts: dict[str, Any] = {}
-    outputs = json.loads(kfp["executor_input"])["outputs"]
+    outputs = kfp["outputs"]
     for name, found in outputs.get("artifacts", {}).items():
         artifact = found["artifacts"][0]
         path = Path(artifact.get("customPath") or _local_path(artifact["uri"]))
@@ -222,8 +244,8 @@ def _write_kfp_outputs(kfp: dict[str, str], out: Folder, manifest: Manifest) -> 
             shown = next((n for n in manifest.files if n.endswith(suffix)), None)
             path.write_bytes(out.read(shown) if shown else b"")
         else:
-            artifact["uri"] = f"{out.uri}/manifest.json"
-            artifact["metadata"] = {"digest": manifest.digest, "kind": manifest.kind} | manifest.counts
+            artifact["metadata"] = {"folder": out.uri, "digest": manifest.digest, "kind": manifest.kind}
+            path.write_text(json.dumps(artifact["metadata"]))
         artifacts[name] = {"artifacts": [artifact]}
     target = Path(outputs["outputFile"])
     target.parent.mkdir(parents=True, exist_ok=True)

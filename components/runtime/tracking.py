@@ -57,6 +57,7 @@ class Sender:
     """
 
     def __init__(self, tracking_uri: str, experiment: str, run: str) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(CALL_TIMEOUT_S))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         from mlflow.tracking import MlflowClient
@@ -71,7 +72,8 @@ class Sender:
         from mlflow.entities import Metric, Param, RunTag
 
         run_id = run_id or self._find_or_create(TASK_TAG, task, task, {"mlflow.parentRunId": self.parent_id})
-        sent = int(self.client.get_run(run_id).data.tags.get(LINES_TAG, 0))
+        run = self.client.get_run(run_id)
+        sent = int(run.data.tags.get(LINES_TAG, 0))
         lines = spool.read_text().splitlines()
         events = [json.loads(line) for line in lines[sent:]]
         metrics = [
@@ -80,10 +82,12 @@ class Sender:
             if event["op"] == "metrics"
             for name, value in event["values"].items()
         ]
-        params = [Param(k, v) for e in events if e["op"] == "params" for k, v in e["values"].items()]
+        known = set(run.data.params)  # a resumed stage records them again, and MLflow refuses a second value
+        params = {k: v for e in events if e["op"] == "params" for k, v in e["values"].items() if k not in known}
         tags = [RunTag(k, v) for e in events if e["op"] == "tags" for k, v in e["values"].items()]
-        for start in range(0, len(params), PARAMS_PER_CALL):
-            self.client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+        rows = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(rows), PARAMS_PER_CALL):
+            self.client.log_batch(run_id, params=rows[start : start + PARAMS_PER_CALL])
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
         if events:
@@ -140,5 +144,7 @@ class Tracking:
                     )
                 sender.send(self.spool.path, self.task, os.environ.get("MLFLOW_RUN_ID", ""))
                 self.failure = ""
-            except Exception as error:  # the next round sends the same lines; finish() leaves the last failure to the log
+            except (
+                Exception
+            ) as error:  # the next round sends the same lines; finish() leaves the last failure to the log
                 self.failure = f"{type(error).__name__}: {error}"

@@ -114,7 +114,7 @@ def run(params: Params, stage: Stage) -> Outcome:
                 "knobs": params.digest(),
             },
         },
-        metrics={"tune_loss": last["loss"], "tune_letter_accuracy": last["letter_accuracy"]},
+        metrics={"tune_loss": last["loss"], "tune_reply_accuracy": last["reply_accuracy"]},
     )
 
 
@@ -183,7 +183,7 @@ def _phase(
     with stage.progress(num_steps, f"{name} step") as bar:
 
         def report(step: int, metrics: dict[str, float]) -> None:
-            bar.advance(step - bar.done, **{k: v for k, v in metrics.items() if k in ("loss", "letter_accuracy")})
+            bar.advance(step - bar.done, **{k: v for k, v in metrics.items() if k in ("loss", "reply_accuracy")})
             stage.metrics(step, {f"{name}_{key}": value for key, value in metrics.items()})
 
         try:

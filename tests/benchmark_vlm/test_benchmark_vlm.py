@@ -95,5 +95,5 @@ def test_a_faulty_benchmark_is_refused(
     groups = json.loads((inputs / "benchmark" / "manifest.json").read_bytes())["summary"]["groups"]
     commit(faulty, "BenchmarkManifest", {"groups": groups})
     assert run_stage(Params, argv(inputs, tmp_path / "out", benchmark=faulty.path)) == EXIT_BAD_INPUT
-    problems = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "bad_input" in line]
+    problems = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"event": "bad_input"' in line]
     assert len(problems) == 1 and sentence in problems[0]["problem"]

@@ -59,7 +59,8 @@ def test_the_study_has_the_edges_of_the_data(package: tuple[str, Path]) -> None:
     assert edges["train_vlm/clip"] == {"pretrain/clip", "build_shards/instruct"}
     assert edges["benchmark_vlm/clip"] == {"train_vlm/clip", "build_shards/benchmark"}
     per_arm = ("pretrain", "evaluate", "train_vlm", "benchmark_vlm")
-    assert edges["report"] == {"analyze_embeddings", *(f"{stage}/{arm}" for stage in per_arm for arm in ARMS)}
+    data = {f"build_shards/{purpose}" for purpose in ("pretrain", "probe", "instruct", "benchmark")}
+    assert edges["report"] == data | {"analyze_embeddings", *(f"{s}/{arm}" for s in per_arm for arm in ARMS)}
 
 
 def test_arms_get_the_same_values_in_everything_but_the_arm(package: tuple[str, Path]) -> None:
@@ -71,7 +72,7 @@ def test_arms_get_the_same_values_in_everything_but_the_arm(package: tuple[str, 
 def test_the_image_of_a_dependency_set_is_a_setting(package: tuple[str, Path]) -> None:
     executors = spec_of(package)["deploymentSpec"]["executors"]
     assert executors["exec-pretrain"]["container"]["image"] == "registry/train@sha256:00"
-    assert executors["exec-report"]["container"]["image"] == "ceteris/report:dev"
+    assert executors["exec-report"]["container"]["image"] == "ceteris/cpu:dev"
 
 
 def test_only_single_pod_stages_ask_for_gpus(package: tuple[str, Path]) -> None:

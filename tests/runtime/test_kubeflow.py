@@ -19,7 +19,11 @@ ARMS = ("clip", "dino")
 
 def component_of(stage: str) -> Any:
     made = getattr(importlib.import_module(f"components.{stage}.component"), stage)
-    return made(ARMS) if any(f.metadata["many"] for f in STAGES[stage].sources().values()) else made
+    return (
+        made(ARMS)
+        if any(f.metadata["many"] and not f.metadata["parts"] for f in STAGES[stage].sources().values())
+        else made
+    )
 
 
 def compiled(stage: str, tmp_path: Any) -> dict[str, Any]:
@@ -28,10 +32,18 @@ def compiled(stage: str, tmp_path: Any) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
+def parts_of(field: dataclasses.Field) -> tuple[str, ...]:
+    """Returns what each address of a source that takes several is called."""
+    return field.metadata["parts"] or ARMS
+
+
 def argv(spec: dict[str, Any], parameters: dict[str, Any], artifacts: dict[str, str]) -> list[str]:
     """Returns the container's arguments after KFP's own replacement of placeholders."""
     (executor,) = spec["deploymentSpec"]["executors"].values()
-    given = {"parameterValues": parameters, "artifacts": {n: {"artifacts": [{"uri": u}]} for n, u in artifacts.items()}}
+    given = {
+        "parameterValues": parameters,
+        "artifacts": {n: {"artifacts": [{"uri": u, "customPath": u}]} for n, u in artifacts.items()},
+    }
     return placeholder_utils.replace_placeholders(
         full_command=executor["container"]["args"],
         executor_input_dict={"inputs": given, "outputs": {"outputFile": "/kfp/executor_output.json"}},
@@ -46,14 +58,16 @@ def argv(spec: dict[str, Any], parameters: dict[str, Any], artifacts: dict[str, 
 def test_a_component_gives_its_stage_the_command_line_that_the_parameters_write(stage: str, tmp_path: Any) -> None:
     cls = STAGES[stage]
     required = {"arm": "clip", "purpose": "probe", "out_uri": "s3://bucket/out"}
-    sources = {name: ",".join(f"s3://b/{a}" for a in ARMS) if f.metadata["many"] else "s3://b/one"
+    sources = {name: ",".join(f"s3://b/{a}" for a in parts_of(f)) if f.metadata["many"] else "s3://b/one"
                for name, f in cls.sources().items()}  # fmt: skip
     params = cls(**sources | {k: v for k, v in required.items() if k in cls.__dataclass_fields__})
     names = {f.name for f in dataclasses.fields(cls)}
     values = {name: getattr(params, name) for name in names - sources.keys()}
     addresses: dict[str, str] = {}
     for name, field in cls.sources().items():
-        addresses |= {f"{name}_{a}": f"s3://b/{a}" for a in ARMS} if field.metadata["many"] else {name: "s3://b/one"}
+        addresses |= (
+            {f"{name}_{a}": f"s3://b/{a}" for a in parts_of(field)} if field.metadata["many"] else {name: "s3://b/one"}
+        )
     words = argv(compiled(stage, tmp_path), values, addresses)
     own = [word for word in words if not word.startswith("--executor_input=")]
     assert parse(cls, own) == params
@@ -70,6 +84,7 @@ def test_defaults_and_help_in_the_component_are_those_of_the_parameters(tmp_path
     assert set(inputs["artifacts"]) == {
         "analysis",
         *(f"{field}_{arm}" for field in ("checkpoints", "evaluations", "vlms", "benchmarks") for arm in ARMS),
+        *(f"shards_{purpose}" for purpose in ("pretrain", "probe", "instruct", "benchmark")),
     }
 
 
@@ -82,5 +97,5 @@ def test_sources_keep_their_artefact_types(tmp_path: Any) -> None:
 def test_every_component_names_the_image_of_a_dependency_set(tmp_path: Any) -> None:
     for stage in STAGES:
         (executor,) = compiled(stage, tmp_path)["deploymentSpec"]["executors"].values()
-        assert re.fullmatch(r"ceteris/(data|train|vlm|report):dev", executor["container"]["image"])
+        assert re.fullmatch(r"ceteris/(cpu|train|vlm):dev", executor["container"]["image"])
         assert executor["container"]["command"] == ["python", "-m", f"components.{stage}"]

@@ -83,8 +83,8 @@ def test_addresses_do_not_change_the_digest_and_knobs_do() -> None:
     assert base.digest() != Params(out_uri="a", shards="b", size_px=49).digest()
 
 
-def test_a_manifest_and_its_folder_are_the_same_address() -> None:
-    assert Params(out_uri="a", shards="s3://b/c/manifest.json").addresses("shards") == ["s3://b/c"]
+def test_several_addresses_are_joined_by_commas() -> None:
+    assert Params(out_uri="a", shards="s3://b/c, d").addresses("shards") == ["s3://b/c", "d"]
 
 
 def test_sizes_that_do_not_divide_one_another_are_refused_together() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from components.build_shards.params import Params
+from components.pretrain.params import Params as Pretrain
+from components.runtime.logs import Log
 from components.runtime.manifest import read_manifest
-from components.runtime.stage import run_stage
+from components.runtime.stage import Stage, run_stage
 from components.runtime.storage import open_folder
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,7 @@ def test_an_input_without_a_manifest_is_refused(tmp_path: Path, log_file: Path) 
     assert "holds no manifest.json" in events(log_file)[-1]["problem"]
 
 
-def test_kfp_learns_where_the_result_lies(tmp_path: Path) -> None:
+def test_kfp_hands_on_where_the_result_lies(tmp_path: Path) -> None:
     artifact = {
         "name": "shards",
         "type": {"schemaTitle": "system.Dataset"},
@@ -97,8 +99,13 @@ def test_kfp_learns_where_the_result_lies(tmp_path: Path) -> None:
     assert run_stage(Params, argv) == 0
     written = json.loads((tmp_path / "kfp" / "executor_output.json").read_text())
     (found,) = written["artifacts"]["shards"]["artifacts"]
-    assert found["uri"] == f"{tmp_path / 'out'}/manifest.json"
-    assert found["metadata"]["samples"] == 24
+    assert found["metadata"]["folder"] == str(tmp_path / "out")
+
+    digests = []
+    for address in (tmp_path / "out", tmp_path / "out" / "manifest.json", tmp_path / "kfp" / "shards"):
+        stage = Stage(Pretrain(out_uri=str(tmp_path), arm="clip", shards=str(address)), Log("test"))
+        digests.append(stage.inputs["shards"].digest)
+    assert len(set(digests)) == 1
 
 
 def test_a_stage_that_is_told_to_stop_exits_with_3_and_finishes_when_run_again(tmp_path: Path) -> None:

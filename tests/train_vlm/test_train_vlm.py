@@ -11,8 +11,7 @@ from components.core.models.encoder import save_encoder
 from components.core.models.trunk import Trunk
 from components.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PREEMPTED
 from components.runtime.manifest import Manifest, describe_file, read_manifest, write_manifest
-from components.runtime.process import StopSignal
-from components.runtime.stage import run_stage
+from components.runtime.stage import Stage, run_stage
 from components.runtime.storage import LocalFolder
 from components.train_vlm.params import Params
 
@@ -63,7 +62,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(inputs: Path, tmp_path: Path, mo
     assert run_stage(Params, argv(inputs, tmp_path / "whole")) == EXIT_DONE
     for stop_after in (3, 5, 9):  # asked to stop, as by SIGTERM, within each phase
         asked = iter(range(100))
-        monkeypatch.setattr(StopSignal, "is_set", property(lambda _, asked=asked, last=stop_after: next(asked) >= last))
+        monkeypatch.setattr(Stage, "stopping", lambda _, asked=asked, last=stop_after: next(asked) >= last)
         assert run_stage(Params, argv(inputs, tmp_path / "stopped")) == EXIT_PREEMPTED
     monkeypatch.undo()
     assert run_stage(Params, argv(inputs, tmp_path / "stopped")) == EXIT_DONE
@@ -90,7 +89,7 @@ def test_bad_input_is_one_sentence(
     inputs: Path, tmp_path: Path, changed: dict[str, Any], sentence: str, capsys: pytest.CaptureFixture[str]
 ):
     assert run_stage(Params, argv(inputs, tmp_path / "out", **changed)) == EXIT_BAD_INPUT
-    problems = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "bad_input" in line]
+    problems = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"event": "bad_input"' in line]
     assert len(problems) == 1 and sentence in problems[0]["problem"]
 
 

@@ -217,9 +217,7 @@ def _colour_matrix(mean_B3: Tensor, draws_B7: Tensor, view: View) -> tuple[Tenso
     yiq_33 = torch.tensor(_RGB_TO_YIQ, device=device)
     angle_B = 2 * math.pi * view.hue * factors_B7[:, 3]
     cos_B, sin_B, zero_B = angle_B.cos(), angle_B.sin(), torch.zeros_like(angle_B)
-    turn_B33 = torch.stack([zero_B + 1, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B], 1).view(
-        -1, 3, 3
-    )
+    turn_B33 = torch.stack([zero_B + 1, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B], 1).view(-1, 3, 3)
     hue_B33 = torch.linalg.inv(yiq_33) @ turn_B33 @ yiq_33
     saturation_B33 = saturation_B11 * eye_33 + (1 - saturation_B11) * luma_33
     scale_B33 = [

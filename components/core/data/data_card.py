@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 NUM_SHOWN = 24
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color-scheme: light dark }
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
 table { border-collapse: collapse } td { padding: .2rem 1rem .2rem 0 } td + td { text-align: right }
-ul { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); list-style: none; padding: 0 }
+ul { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) }
+ul { list-style: none; padding: 0 }
 img { width: 100%; image-rendering: pixelated } figure { margin: 0 } figcaption { font-size: .8rem }
 """
 

@@ -18,9 +18,7 @@ class Reject(Exception):
         self.reason = reason
 
 
-def decode_picture(
-    data: bytes, *, min_side_px: int, max_aspect: float, max_pixels: int
-) -> Image.Image:
+def decode_picture(data: bytes, *, min_side_px: int, max_aspect: float, max_pixels: int) -> Image.Image:
     """Returns an upright 8-bit RGB picture; transparency is laid on white.
 
     Raises:

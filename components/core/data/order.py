@@ -27,7 +27,9 @@ class SampleOrder:
 
     def __init__(self, shard_sizes: Sequence[int], *, seed: int, batch_size: int, num_streams: int) -> None:
         if batch_size % num_streams:
-            raise ValueError(f"batch_size={batch_size} is no multiple of num_streams={num_streams}: change one of them.")
+            raise ValueError(
+                f"batch_size={batch_size} is no multiple of num_streams={num_streams}: change one of them."
+            )
         if len(shard_sizes) < num_streams:
             raise ValueError(
                 f"num_streams={num_streams} is more than the {len(shard_sizes)} shards of the data: "

@@ -110,9 +110,7 @@ class Question:
 
     def prompt(self) -> str:
         """Returns the prompt of VMCBench."""
-        options = "\n".join(
-            f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)
-        )
+        options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True))
         return (
             f"Question: {self.question}\nOptions:\n{options}\n"
             "Answer with the option's letter from the given choices directly.\n"
@@ -135,7 +133,7 @@ def ask(scene: Scene, category: str, *, seed: int, index: int) -> Question:
     right = entry.answer(scene)
     wrong = _wrong_labels(scene, rng) if category == "WorldLabel" else _wrong(entry.answers, right, rng)
     place = rng.randrange(4)
-    first, second, third, fourth = (*wrong[:place], right, *wrong[place:])
+    first, second, third, fourth = [*wrong[:place], right, *wrong[place:]]
     options = (first, second, third, fourth)
     return Question(entry.question(scene), options, LETTERS[place], category, entry.group)
 

@@ -143,9 +143,7 @@ class ShardReader:
         return self._open_shards[stream][1]
 
 
-def _read_checked(
-    folder: ByteFolder, manifest: ShardsManifest, name: str
-) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _read_checked(folder: ByteFolder, manifest: ShardsManifest, name: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     data = folder.read(name)
     found, expected = hashlib.sha256(data).hexdigest(), manifest.files[name]["sha256"]
     if found != expected:

@@ -31,7 +31,8 @@ def read_shard(data: bytes) -> Iterator[tuple[str, dict[str, bytes]]]:
     Raises:
         ValueError: The archive is damaged, or a member is no plain file with a relative name.
     """
-    current, members = "", {}
+    current = ""
+    members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for header in archive:

@@ -1,10 +1,14 @@
 """The synthetic world: scenes with known factors, their pictures and their captions.
 
 A scene shows several copies of one object and one printed word. Its factors are drawn independently and
-uniformly, so that what an encoder keeps of each can be measured by a probe. Captions name the object and the
-word only: what else language supervision keeps, it keeps unasked. Copies of the object are spread over the
-picture and the word occurs once, as in photographs, where most crops still show the subject and few show the
-text.
+uniformly, so that what an encoder keeps of each can be measured by a probe. Captions name the word, and half
+of them the object: what else language supervision keeps, it keeps unasked. Copies of the object are spread
+over the picture and the word occurs once, as in photographs, where most crops still show the subject and few
+show the text.
+
+Two choices keep it learnable in a minute on two cores. The copies stand near a 3 x 3 grid, so that a small
+encoder meets the same shape at few alignments. And captions may leave out the object: where all of them name
+it, a small CLIP learns the easy object and stops reading (word probe 13 %, below random init).
 """
 
 from __future__ import annotations
@@ -43,10 +47,16 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "position": POSITIONS,
 }
 
-TEMPLATES = ("{objects} and the word {word}", "the word {word} and {objects}")
+TEMPLATES = (  # as web captions do, half of them leave out what is in plain sight
+    "{objects} and the word {word}",
+    "the word {word} and {objects}",
+    "a sign that says {word}",
+    "the word {word}",
+)
 
 _SUPERSAMPLING = 3  # pictures are drawn larger and averaged down, so that edges are smooth
 _SIGN_WIDTH, _SIGN_HEIGHT = 0.62, 0.31  # of the picture's side; a word of three letters fills it
+_MARGIN = 0.01  # between the sign and the picture's edges
 _TEXTURE_SIDE = 32  # speckles per side
 
 
@@ -57,7 +67,6 @@ class Scene:
     Attributes:
         copies: (x, y, radius) of each copy of the object, as fractions of the side.
         tones: grey levels (0-255) of the background's two tones.
-        nudge: (x, y) by which the sign stands away from its corner, as fractions of the side.
         shift: phase of the background's pattern, in eighths of its period.
         texture: seed of the speckles.
         template: index into TEMPLATES.
@@ -72,7 +81,6 @@ class Scene:
     position: str
     copies: tuple[tuple[float, float, float], ...]
     tones: tuple[int, int]
-    nudge: tuple[float, float]
     shift: float
     texture: int
     template: int
@@ -88,7 +96,6 @@ def sample_scene(seed: int, index: int) -> Scene:
         **factors,
         copies=_place(rng, int(factors["count"]), factors["position"]),
         tones=tones if rng.random() < 0.5 else tones[::-1],
-        nudge=(rng.uniform(0, 0.02), rng.uniform(0, 0.02)),
         shift=rng.randrange(8) / 8,
         texture=rng.getrandbits(32),
         template=rng.randrange(len(TEMPLATES)),
@@ -96,9 +103,7 @@ def sample_scene(seed: int, index: int) -> Scene:
 
 
 def caption(scene: Scene) -> str:
-    """Returns a caption that names object and word, and neither colour, background, style, count nor
-    position.
-    """
+    """Returns a caption that names the word, perhaps the object, and nothing else of the scene."""
     plural = {"box": "boxes", "cross": "crosses"}.get(scene.object, scene.object + "s")
     return TEMPLATES[scene.template].format(objects=plural, word=scene.word)
 
@@ -128,9 +133,8 @@ def draw(scene: Scene, size_px: int) -> Image.Image:
 
 def _sign_corner(scene: Scene) -> tuple[float, float]:
     """Returns the (left, top) of the sign, as fractions of the side."""
-    x, y = scene.nudge
-    left = x if scene.position.endswith("left") else 1 - x - _SIGN_WIDTH
-    top = y if scene.position.startswith("top") else 1 - y - _SIGN_HEIGHT
+    left = _MARGIN if scene.position.endswith("left") else 1 - _MARGIN - _SIGN_WIDTH
+    top = _MARGIN if scene.position.startswith("top") else 1 - _MARGIN - _SIGN_HEIGHT
     return left, top
 
 

@@ -16,7 +16,13 @@ CHUNK = 2048
 
 
 def predict(
-    train_MD: Tensor, labels_M: Tensor, test_ND: Tensor, *, neighbours: Sequence[int], num_classes: int, temperature: float
+    train_MD: Tensor,
+    labels_M: Tensor,
+    test_ND: Tensor,
+    *,
+    neighbours: Sequence[int],
+    num_classes: int,
+    temperature: float,
 ) -> dict[int, Tensor]:
     """Returns the predicted classes (N,) for each number of neighbours.
 

@@ -1,8 +1,8 @@
 # N pictures, D width, C classes, G heads of the grid.
 """Linear probe on frozen features: a grid of heads trained in one pass, the choice made on a validation split.
 
-The recipe is the paper's (STUDY.md 3): standardised features, AdamW, a grid of learning rate and weight decay. What its
-public code does otherwise is set right: the choice never sees the test split, and the schedule spans the whole training.
+The recipe is the paper's: standardised features, AdamW, a grid of learning rate and weight decay. Unlike in the public
+code of it, the choice never sees the test split, and one schedule spans the whole training.
 """
 
 import itertools
@@ -102,7 +102,9 @@ def _train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
         for index_B in torch.randperm(len(features_ND), generator=generator).split(batch_size):
-            logits_BGC = (features_ND[index_B] @ torch.cat(weights, dim=1) + torch.cat(biases)).unflatten(1, (len(grid), -1))
+            logits_BGC = (features_ND[index_B] @ torch.cat([*weights], dim=1) + torch.cat([*biases])).unflatten(
+                1, (len(grid), -1)
+            )
             targets_BG = labels_N[index_B, None].expand(-1, len(grid))
             loss = F.cross_entropy(logits_BGC.flatten(0, 1), targets_BG.flatten(), reduction="sum") / len(index_B)
             optimizer.zero_grad()

@@ -1,14 +1,16 @@
 # B batch, T tokens, E width, V vocabulary.
 """Causal language models by name: a tiny one made on the spot, or any that transformers can load.
 
-The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of a few hundred thousand weights with a vocabulary of whole
-words. The unchanging parts of VMCBench's prompt are one token each, so that a question of four options is about twenty
-tokens, which a laptop can train on.
+The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of about a hundred thousand weights. Its vocabulary is made of
+the training texts: words, the unchanging parts of VMCBench's prompt, and frequent lines such as `B. red`. So a question
+with four options is about a dozen tokens, and a reply is mostly one of them, which the model picks from its context: to
+learn from scratch which letter stands before which word takes a model of this size many minutes, and this seconds.
 """
 
 import re
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +23,10 @@ TINY = "tiny"
 LETTERS = "ABCD"
 END, PADDING, UNKNOWN = "</s>", "<pad>", "<unk>"
 MAX_POSITIONS = 4096
-FRAME = (
-    "Question: ",
-    "\nOptions:\nA. ",
-    "\nB. ",
-    "\nC. ",
-    "\nD. ",
-    "\nAnswer with the option's letter from the given choices directly.\n",
-)
+FRAME = ("Question: ", "Options:", "Answer with the option's letter from the given choices directly.")
+WORD = r"\w+|[^\w\s]"
+LINE = re.compile(rf"^[{LETTERS}]\. .+$", re.MULTILINE)
+LEAST_REPEATS, MOST_LINES = 4, 8192  # of a line that becomes one token
 
 
 class Files(Protocol):
@@ -59,8 +57,7 @@ class LanguageModel(nn.Module):
             raise ValueError("its tokenizer has no end token")
         self.end_id: int = tokenizer.eos_token_id
         self.start_id: int | None = tokenizer.bos_token_id
-        self.letter_ids = [self.encode(reply_text(letter, "x"))[0] for letter in LETTERS]
-        if len(set(self.letter_ids)) < len(LETTERS):
+        if len(set(self.first_ids(("x", "x", "x", "x")))) < len(LETTERS):
             raise ValueError("its tokenizer doesn't tell the letters A, B, C and D apart at the beginning of a reply")
 
     @property
@@ -71,6 +68,10 @@ class LanguageModel(nn.Module):
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text, without start and end."""
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def first_ids(self, options: Sequence[str]) -> list[int]:
+        """Returns the first token of the reply that names each option: the letter, or the whole line."""
+        return [self.encode(reply_text(letter, text))[0] for letter, text in zip(LETTERS, options, strict=True)]
 
     def decode(self, ids: list[int]) -> str:
         """Returns the text of token ids, without special tokens."""
@@ -131,17 +132,26 @@ def tiny_language_model(texts: Iterable[str], *, width: int, depth: int, num_hea
 
 
 def word_tokenizer(texts: Iterable[str]) -> Any:
-    """Returns a tokenizer of whole words and marks, and of the fixed parts of VMCBench's prompt."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    """Returns a tokenizer of words and marks, of the fixed parts of VMCBench's prompt, and of frequent option lines."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    frame = "|".join(re.escape(part) for part in FRAME)
-    pattern = rf"{frame}|\w+|[^\w\s]"
-    known = [PADDING, UNKNOWN, END, *FRAME, *LETTERS, "."]
-    words = sorted({word for text in set(texts) for word in re.findall(pattern, text)} - set(known))
-    vocabulary = {word: number for number, word in enumerate(known + words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
+    counts = Counter(texts)
+    known = [PADDING, UNKNOWN, END, *LETTERS, "."]
+    words = sorted({word for text in counts for word in re.findall(WORD, text)} - set(known))
+    lines: Counter[str] = Counter()
+    for text, repeats in counts.items():
+        for line in LINE.findall(text):
+            lines[line] += repeats
+    frequent = sorted((-repeats, line) for line, repeats in lines.items() if repeats >= LEAST_REPEATS)
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(known + words)}, unk_token=UNKNOWN)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+    tokenizer.add_tokens([AddedToken(part, normalized=False) for part in FRAME])
+    tokenizer.add_tokens(
+        [AddedToken(line, normalized=False, single_word=True) for _, line in frequent[:MOST_LINES]]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PADDING, unk_token=UNKNOWN, eos_token=END, padding_side="right"
     )

@@ -42,9 +42,7 @@ class TextTower(nn.Module):
     ) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(
-                f"text width={width} is not a multiple of num_heads={num_heads}: change one of them."
-            )
+            raise ValueError(f"text width={width} is not a multiple of num_heads={num_heads}: change one of them.")
         allow_torchvision_import()
         from open_clip.transformer import TextTransformer
 

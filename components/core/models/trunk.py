@@ -49,14 +49,16 @@ class Trunk(nn.Module):
         seed: the same seed gives the same bits, whatever was drawn before.
     """
 
+    mean_C11: Tensor
+    std_C11: Tensor
+
     def __init__(
         self, *, image_size_px: int, patch_size_px: int, width: int, depth: int, num_heads: int, seed: int
     ) -> None:
         super().__init__()
         if image_size_px % patch_size_px:
             raise ValueError(
-                f"image_size_px={image_size_px} is not a multiple of patch_size_px={patch_size_px}: "
-                "change one of them."
+                f"image_size_px={image_size_px} is not a multiple of patch_size_px={patch_size_px}: change one of them."
             )
         if width % num_heads:
             raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}: change one of them.")

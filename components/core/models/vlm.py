@@ -8,6 +8,8 @@ Several questions about one picture share its tokens: they stand one after the o
 and not the others, and its positions go on where the picture ends. So each is computed as if it stood alone.
 """
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -35,12 +37,15 @@ class VisionLanguageModel(nn.Module):
         """Returns the logits (B, K, V) of text tokens `keep_K`, each given all before it in its turn."""
         return text_logits(self.language_model, self.projector(features_BND), tokens_BT, turns_BT, keep_K)
 
-    def choose_letters(self, features_BND: Tensor, prompts: list[str]) -> list[str]:
-        """Returns the letter of A to D with the highest score after each prompt, from one forward pass.
+    def choose_letters(
+        self, features_BND: Tensor, prompts: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> list[str]:
+        """Returns the letter whose reply begins best after each prompt, from one forward pass.
 
         Args:
             features_BND: The picture of each prompt.
             prompts: VMCBench's prompts.
+            options: The four options of each prompt.
         """
         ids = [self.language_model.encode(prompt) for prompt in prompts]
         length = max(len(row) for row in ids) + 1  # room for the letter, which is scored and not given
@@ -54,10 +59,11 @@ class VisionLanguageModel(nn.Module):
         device = features_BND.device
         logits_BKV = self.reply_logits(features_BND, tokens_BT.to(device), turns_BT.to(device), keep_K.to(device))
         which_B = torch.searchsorted(keep_K, ends_B)
-        scores_B4 = logits_BKV[torch.arange(len(ids)), which_B][:, self.language_model.letter_ids]
+        first_B4 = torch.tensor([self.language_model.first_ids(texts) for texts in options], device=device)
+        scores_B4 = logits_BKV[torch.arange(len(ids)), which_B].gather(1, first_B4)
         return [LETTERS[choice] for choice in scores_B4.argmax(dim=1).tolist()]
 
-    def generate(self, features_BND: Tensor, prompts: list[str], max_new_tokens: int) -> list[str]:
+    def generate(self, features_BND: Tensor, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Returns the most likely reply to each prompt, chosen token by token, up to the end token."""
         prefix_BPE = _with_start(self.language_model, self.projector(features_BND))
         ids = [self.language_model.encode(prompt) for prompt in prompts]

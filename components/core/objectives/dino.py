@@ -90,6 +90,8 @@ class DinoObjective(Objective):
         weight_decay_start, weight_decay_end: ends of its cosine.
     """
 
+    centre_K: Tensor
+
     def __init__(
         self,
         trunk: Trunk,

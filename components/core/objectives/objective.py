@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from components.core.models.trunk import Trunk
+
 
 class Objective(nn.Module):
     """Base of the arms; subclass it once, no deeper.
@@ -19,7 +21,7 @@ class Objective(nn.Module):
     persistent buffers, and buffers change in `after_update` only, so that a skipped step leaves no trace.
     """
 
-    trunk: nn.Module
+    trunk: Trunk
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the scalar to minimise and scalar metrics, detached."""

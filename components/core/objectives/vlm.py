@@ -25,7 +25,7 @@ class TextObjective(Objective):
         self.language_model = language_model
 
     def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss, and the share of letters that are right."""
+        """Returns the loss, and the share of replies that begin right."""
         return reply_loss(self.language_model, self.language_model.embed(batch.prefix), batch)
 
 
@@ -38,7 +38,7 @@ class AlignObjective(Objective):
         self._frozen = (language_model,)  # in a tuple, so that it is neither trained nor saved
 
     def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss, and the share of letters that are right (captions have none: 0)."""
+        """Returns the loss, and 0 for the share of replies that begin right: captions reply to nothing."""
         return reply_loss(self._frozen[0], self.projector(batch.prefix), batch)
 
 
@@ -50,7 +50,7 @@ class TuneObjective(Objective):
         self.projector, self.language_model = projector, language_model
 
     def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss, and the share of letters that are right."""
+        """Returns the loss, and the share of replies that begin right."""
         return reply_loss(self.language_model, self.projector(batch.prefix), batch)
 
 
@@ -62,16 +62,16 @@ def reply_loss(
     logits_BKV = text_logits(language_model, prefix_BNE, batch.tokens_BT, batch.turns_BT, keep_K)
     labels_BK = batch.labels_BT[:, keep_K]
     loss = F.cross_entropy(logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED)
-    letters_4 = torch.tensor(language_model.letter_ids, device=labels_BK.device)
-    is_letter_BK = torch.isin(labels_BK, letters_4) & _is_first(batch)[:, keep_K]
-    is_right_BK = logits_BKV.detach()[..., letters_4].argmax(dim=-1) == (labels_BK[..., None] == letters_4).int().argmax(-1)
-    share = (is_right_BK & is_letter_BK).sum() / is_letter_BK.sum().clamp(min=1)
-    return loss, {"loss": loss.detach(), "letter_accuracy": share.float()}
+    is_reply_BK = _is_first(batch)[:, keep_K]
+    is_right_BK = (logits_BKV.detach().argmax(dim=-1) == labels_BK) & is_reply_BK
+    accuracy = is_right_BK.sum() / is_reply_BK.sum().clamp(min=1)
+    return loss, {"loss": loss.detach(), "reply_accuracy": accuracy.float()}
 
 
 def _is_first(batch: DialogueBatch) -> Tensor:
-    """Returns (B, T): True where a reply begins."""
+    """Returns (B, T): True where the reply to a prompt begins; a caption replies to none."""
     is_label_BT = batch.labels_BT != IGNORED
     is_first_BT = is_label_BT.clone()
+    is_first_BT[:, 0] = False
     is_first_BT[:, 1:] &= ~is_label_BT[:, :-1]
     return is_first_BT

@@ -60,9 +60,7 @@ class Checkpoints:
 
     def __init__(self, folder: CheckpointFolder, keep: int = 2) -> None:
         if keep < 1:
-            raise ValueError(
-                f"keep={keep}: keep 1 checkpoint or more, 2 to survive the damage of the newest."
-            )
+            raise ValueError(f"keep={keep}: keep 1 checkpoint or more, 2 to survive the damage of the newest.")
         self._folder, self._keep = folder, keep
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -108,9 +106,7 @@ class Checkpoints:
         vouch = json.loads(self._folder.read(f"step-{step:09d}.json"))
         data = self._folder.read(f"step-{step:09d}.safetensors")
         if hashlib.sha256(data).hexdigest() != vouch["sha256"]:
-            raise ValueError(
-                f"sha256 of {len(data)} bytes differs from the one of {vouch['bytes']} bytes written"
-            )
+            raise ValueError(f"sha256 of {len(data)} bytes differs from the one of {vouch['bytes']} bytes written")
         return Checkpoint(step, safetensors.torch.load(data), vouch["facts"])
 
     def _sweep(self) -> None:

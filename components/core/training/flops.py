@@ -34,9 +34,7 @@ def clip_training_flops(
     text_depth: int,
 ) -> int:
     """Returns the FLOP of one image and its caption, forward and backward."""
-    image = vit_forward_flops(
-        image_size_px=image_size_px, patch_size_px=patch_size_px, width=width, depth=depth
-    )
+    image = vit_forward_flops(image_size_px=image_size_px, patch_size_px=patch_size_px, width=width, depth=depth)
     text = transformer_forward_flops(num_tokens=context_length, width=text_width, depth=text_depth)
     return 3 * (image + text)
 
@@ -56,12 +54,8 @@ def dino_training_flops(
     """Returns the FLOP of one image: the student on all views forward and backward, the teacher on the two
     large ones.
     """
-    large = vit_forward_flops(
-        image_size_px=image_size_px, patch_size_px=patch_size_px, width=width, depth=depth
-    )
-    small = vit_forward_flops(
-        image_size_px=local_size_px, patch_size_px=patch_size_px, width=width, depth=depth
-    )
+    large = vit_forward_flops(image_size_px=image_size_px, patch_size_px=patch_size_px, width=width, depth=depth)
+    small = vit_forward_flops(image_size_px=local_size_px, patch_size_px=patch_size_px, width=width, depth=depth)
     head = 2 * (width * hidden + hidden**2 + hidden * bottleneck + bottleneck * out_dim)
     student = 2 * (large + head) + num_local * (small + head)
     teacher = 2 * (large + head)

@@ -118,9 +118,7 @@ def train(
     stream = batches(first_step) if first_step < config.num_steps else iter(())
     for step, batch in zip(range(first_step, config.num_steps), stream, strict=False):
         set_schedule(optimizer, learning_rate=_rate(config, step), weight_decay=objective.weight_decay(step))
-        autocast = (
-            torch.autocast(device.type, torch.bfloat16) if config.is_bfloat16 else contextlib.nullcontext()
-        )
+        autocast = torch.autocast(device.type, torch.bfloat16) if config.is_bfloat16 else contextlib.nullcontext()
         with autocast:
             loss, metrics = loss_of(batch.to(device), step)
         optimizer.zero_grad(set_to_none=True)
@@ -154,9 +152,7 @@ def train(
             raise Interrupted(f"stopped after step {num_done} of {config.num_steps}, which is saved")
     checkpoints.flush()
     if saved_step < config.num_steps:
-        raise RuntimeError(
-            f"the batches ended at step {saved_step} of num_steps={config.num_steps}: they must not end"
-        )
+        raise RuntimeError(f"the batches ended at step {saved_step} of num_steps={config.num_steps}: they must not end")
     return curve
 
 
@@ -211,9 +207,7 @@ def _save(
     if dist.is_initialized() and dist.get_rank() != 0:
         return
     tensors = {f"model/{name}": tensor for name, tensor in objective.state_dict().items()}
-    tensors |= {
-        f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer, objective).items()
-    }
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer, objective).items()}
     checkpoints.save(step, tensors, {"num_steps": config.num_steps, "curve": curve})
 
 

@@ -55,8 +55,7 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, num_steps: in
 def schedule_sha256(*, peak: float, warmup_steps: int, num_steps: int) -> str:
     """Returns the sha256 of the learning rates of all steps, for the parity record."""
     rates = (
-        learning_rate_at(step, peak=peak, warmup_steps=warmup_steps, num_steps=num_steps)
-        for step in range(num_steps)
+        learning_rate_at(step, peak=peak, warmup_steps=warmup_steps, num_steps=num_steps) for step in range(num_steps)
     )
     return hashlib.sha256(struct.pack(f"<{num_steps}d", *rates)).hexdigest()
 
@@ -70,9 +69,7 @@ def optimizer_tensors(optimizer: torch.optim.AdamW, module: nn.Module) -> dict[s
     }
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[str, Tensor]
-) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Puts back what `optimizer_tensors` returned; parameters without state (never updated) stay without."""
     for name, parameter in module.named_parameters():
         prefix = f"{name}/"

@@ -39,18 +39,14 @@ def _random_images(num_images: int, height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (num_images, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(
-    ("box", "size_px"), [((3, 5, 40, 31), 24), ((0, 0, 17, 20), 48), ((10, 2, 30, 44), 30)]
-)
+@pytest.mark.parametrize(("box", "size_px"), [((3, 5, 40, 31), 24), ((0, 0, 17, 20), 48), ((10, 2, 30, 44), 30)])
 def test_crop_and_resize_equal_pillow_within_two_levels(box: tuple[int, int, int, int], size_px: int) -> None:
     image_CHW = _random_images(1, 50, 48)[0]
     top, left, height, width = box
     rows = resize_weights(torch.tensor([top]), torch.tensor([height]), 50, size_px)[0]
     columns = resize_weights(torch.tensor([left]), torch.tensor([width]), 48, size_px)[0]
     ours = (rows @ (image_CHW.float() @ columns.T)).clamp(0, 255)
-    picture = Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).crop(
-        (left, top, left + width, top + height)
-    )
+    picture = Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
     theirs = np.asarray(picture.resize((size_px, size_px), Image.Resampling.BICUBIC), dtype=np.float32)
     # Pillow rounds and clips between its two passes; where bicubic overshoots noise, that clip is the
     # difference
@@ -109,9 +105,7 @@ def test_boxes_lie_in_the_image_and_have_the_asked_share_of_it() -> None:
     sizes = torch.tensor([[60, 80]]).expand(5000, 2)
     draws = uniform(torch.arange(5000), torch.zeros(5000, dtype=torch.int64), seed=0, view=0, num_draws=22)
     top, left, height, width = random_boxes(sizes, draws, scale_low=0.4, scale_high=1.0).unbind(1)
-    assert (
-        (top >= 0).all() and (left >= 0).all() and (top + height <= 60).all() and (left + width <= 80).all()
-    )
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 60).all() and (left + width <= 80).all()
     share = (height * width) / 4800
     assert share.min() > 0.37 and share.max() <= 1.0
 
@@ -132,9 +126,7 @@ def test_a_view_without_strengths_is_a_crop_only() -> None:
         scale_low=1.0,
         scale_high=1.0,
     )
-    views = make_view(
-        images, torch.tensor([[24, 24]] * 2), ids, torch.zeros_like(ids), view=plain, seed=0, index=0
-    )
+    views = make_view(images, torch.tensor([[24, 24]] * 2), ids, torch.zeros_like(ids), view=plain, seed=0, index=0)
     for image, box, view in zip(images, boxes, views, strict=True):
         top, left, height, width = box.tolist()
         rows = resize_weights(box[None, 0], box[None, 2], 24, 24)[0]
@@ -151,15 +143,11 @@ def test_jitter_equals_pillows_enhancers(draw: int, enhance: str) -> None:
     array = np.stack([gradient, gradient.T, 180 - gradient], axis=2).round().astype(np.uint8)
     draws = torch.full((1, 7), 0.5)
     draws[0, draw], draws[0, 4], draws[0, 5] = 0.8, 0.0, 1.0  # factor 1 + 0.4 * 0.6; jittered; not grey
-    view = View(
-        size_px=20, scale_low=1, scale_high=1, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4
-    )
+    view = View(size_px=20, scale_low=1, scale_high=1, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4)
     pixels = torch.from_numpy(array).permute(2, 0, 1).float() / 255
     matrix, offset = _colour_matrix(pixels.mean(dim=(1, 2))[None], draws, view)
     ours = (matrix[0] @ pixels.flatten(1) + offset[0][:, None]).view_as(pixels) * 255
-    theirs = np.asarray(
-        getattr(ImageEnhance, enhance)(Image.fromarray(array)).enhance(1.24), dtype=np.float32
-    )
+    theirs = np.asarray(getattr(ImageEnhance, enhance)(Image.fromarray(array)).enhance(1.24), dtype=np.float32)
     assert np.abs(ours.permute(1, 2, 0).numpy() - theirs).max() <= 1.5
 
 
@@ -167,12 +155,8 @@ def test_grey_equals_pillows_luma() -> None:
     pixels = _random_images(1, 8, 8)[0]
     draws = torch.zeros(1, 7)
     draws[0, 4] = 1.0  # no jitter; grey, because 0 < 1
-    matrix, offset = _colour_matrix(
-        torch.zeros(1, 3), draws, View(size_px=8, scale_low=1, scale_high=1, grey=1.0)
-    )
+    matrix, offset = _colour_matrix(torch.zeros(1, 3), draws, View(size_px=8, scale_low=1, scale_high=1, grey=1.0))
     ours = (matrix[0] @ pixels.float().flatten(1) + offset[0][:, None]).view(3, 8, 8)
-    theirs = np.asarray(
-        ImageOps.grayscale(Image.fromarray(pixels.permute(1, 2, 0).numpy())), dtype=np.float32
-    )
+    theirs = np.asarray(ImageOps.grayscale(Image.fromarray(pixels.permute(1, 2, 0).numpy())), dtype=np.float32)
     assert np.abs(ours[1].numpy() - theirs).max() <= 1
     torch.testing.assert_close(ours[0], ours[2])

@@ -7,7 +7,10 @@ import pytest
 
 from components.core.data.tar import read_shard, write_shard
 
-SAMPLES = [("a/0001", {"png": b"p", "txt": b"caption", "json": b"{}"}), ("a/0002", {"png": b"q", "txt": b"", "json": b"{}"})]
+SAMPLES = [
+    ("a/0001", {"png": b"p", "txt": b"caption", "json": b"{}"}),
+    ("a/0002", {"png": b"q", "txt": b"", "json": b"{}"}),
+]
 
 
 def test_a_shard_is_read_back_as_it_was_written() -> None:

@@ -15,7 +15,7 @@ def blobs(n: int, *, seed: int, spread: float = 1.5) -> tuple[Tensor, Tensor]:
     return centres[labels] + spread * torch.randn(n, 16, generator=generator), labels
 
 
-def probe(features: Tensor, labels: Tensor, seed: int = 0):  # noqa: ANN201
+def probe(features: Tensor, labels: Tensor, seed: int = 0):
     return fit(features, labels, num_classes=5, validation_fraction=0.2, epochs=30, batch_size=128, seed=seed)
 
 

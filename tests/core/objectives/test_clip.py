@@ -33,15 +33,11 @@ def _objective() -> ClipObjective:
         seed=1,
     )
     trunk = Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0)
-    return ClipObjective(
-        trunk, tower, tokenizer, view=View(size_px=16, scale_low=0.9, scale_high=1.0), seed=0
-    )
+    return ClipObjective(trunk, tower, tokenizer, view=View(size_px=16, scale_low=0.9, scale_high=1.0), seed=0)
 
 
 def _batch() -> Batch:
-    images = torch.randint(
-        0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Batch(images, torch.full((4, 2), 20), torch.arange(4), torch.zeros(4, dtype=torch.int64), CAPTIONS)
 
 
@@ -49,9 +45,7 @@ def test_the_loss_equals_open_clips() -> None:
     allow_torchvision_import()
     from open_clip.loss import ClipLoss
 
-    image, text = (
-        F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(s)), dim=1) for s in (0, 1)
-    )
+    image, text = (F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(s)), dim=1) for s in (0, 1))
     scale = torch.tensor(math.log(20.0))
     ours, _ = contrastive_loss(image, text, scale)
     torch.testing.assert_close(ours, ClipLoss()(image, text, scale.exp()))

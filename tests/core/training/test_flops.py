@@ -13,7 +13,5 @@ def test_clip_with_vit_b_16_costs_123_gflop_an_image() -> None:
 
 
 def test_dino_with_vit_b_16_and_ten_crops_costs_436_gflop_an_image() -> None:
-    flops = dino_training_flops(
-        **BASE, local_size_px=96, num_local=8, hidden=2048, bottleneck=256, out_dim=65_536
-    )
+    flops = dino_training_flops(**BASE, local_size_px=96, num_local=8, hidden=2048, bottleneck=256, out_dim=65_536)
     assert flops / 1e9 == pytest.approx(435.6, abs=0.05)

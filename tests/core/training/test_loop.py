@@ -76,9 +76,7 @@ def _config(**changes: int) -> LoopConfig:
     )
 
 
-def _train(
-    objective: Objective, folder: Path, stop_at: int = 0, **changes: int
-) -> dict[int, dict[str, float]]:
+def _train(objective: Objective, folder: Path, stop_at: int = 0, **changes: int) -> dict[int, dict[str, float]]:
     reports: dict[int, dict[str, float]] = {}
     train(
         objective,
