@@ -19,7 +19,7 @@ class Params(StageParams):
         help="what the data are for: captioned pictures, labelled pictures, conversations, or a VMCBench parquet",
         choices=("pretrain", "probe", "instruct", "benchmark"),
     )
-    num_samples: int = knob(8000, help="scenes to draw, or the most pictures to take from a folder", low=1, high=10**10)
+    num_samples: int = knob(8000, help="scenes to draw, or the most pictures to keep of a folder", low=1, high=10**10)
     test_fraction: float = knob(
         0.25, help="share of the pictures of a folder that only probe and benchmark see", low=0.01, high=0.9
     )

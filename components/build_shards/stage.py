@@ -62,7 +62,7 @@ def run(params: Params, stage: Stage) -> Outcome:
     counts = {
         "inputs": gathered.num_inputs,
         "samples": len(gathered.examples),
-        "other_split": gathered.num_inputs - len(gathered.examples) - len(gathered.rejected),
+        "unused": gathered.num_inputs - len(gathered.examples) - len(gathered.rejected),
         "rejected": len(gathered.rejected),
         "reasons": dict(sorted(reasons.items())),
     }
@@ -118,7 +118,7 @@ def _scene_example(params: Params, number: int) -> Example:
 def _read(params: Params, stage: Stage) -> Gathered:
     """Reads a folder of pictures; each belongs to train or test by its pixels, the same for every purpose."""
     source = open_folder(params.source_uri)
-    entries = pictures.list_entries(source.names())[: params.num_samples]
+    entries = pictures.list_entries(source.names())
     if not entries:
         raise BadInput(
             f"--source_uri={params.source_uri} holds no pictures: expected files ending in "
@@ -148,6 +148,7 @@ def _read(params: Params, stage: Stage) -> Gathered:
         for picture in found
         if (split := "test" if is_test(picture) else "train") in splits[params.purpose]
     ]
+    chosen = sorted(chosen, key=lambda pair: pair[0].sha256)[: params.num_samples]  # of every class, whatever its name
     is_asked = params.purpose in ("instruct", "benchmark")
     pool = [picture for picture, _ in chosen]
     examples = [

@@ -13,7 +13,7 @@ from components.core.objectives.objective import Objective
 from components.core.training.flops import clip_training_flops, dino_training_flops
 from components.pretrain.params import Params
 
-JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}  # P: main_dino.py
+JITTER = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2}  # P: main_dino.py
 
 
 def build_objective(params: Params, trunk: Trunk, captions: Iterable[str]) -> Objective:
@@ -61,17 +61,16 @@ def _dino(params: Params, trunk: Trunk) -> DinoObjective:
 
 def _dino_view(params: Params, *, blur: float, solarise: float, is_local: bool = False) -> View:
     """Returns one of DINO's views; blur and solarise probabilities are main_dino.py's."""
-    meeting = params.dino_global_scale_min
     return View(
         size_px=params.dino_local_size_px if is_local else params.image_size_px,
-        scale_low=params.dino_local_scale_min if is_local else meeting,
-        scale_high=meeting if is_local else 1.0,
+        scale_low=params.dino_local_scale_min if is_local else params.dino_global_scale_min,
+        scale_high=params.dino_local_scale_max if is_local else 1.0,
         flip=params.dino_flip_probability,
-        jitter=0.8,
+        hue=params.dino_hue,
         grey=params.dino_grey_probability,
-        blur=blur * params.dino_blur_strength,
-        solarise=solarise * params.dino_solarise_strength,
-        **{name: strength * params.dino_jitter_strength for name, strength in JITTER.items()},
+        blur=blur,
+        solarise=solarise,
+        **JITTER,
     )
 
 
@@ -102,8 +101,8 @@ def differences(params: Params) -> dict[str, Any]:
             f"2 x {params.image_size_px} px, {params.dino_num_local_crops} x {params.dino_local_size_px} px"
         ),
         "augmentation": (
-            f"crops of {params.dino_local_scale_min:g} to {params.dino_global_scale_min:g} and from there to 1 of the "
-            f"area, flip, colour jitter x {params.dino_jitter_strength:g}, grey, blur, solarise"
+            f"crops of {params.dino_local_scale_min:g} to {params.dino_local_scale_max:g} and "
+            f"{params.dino_global_scale_min:g} to 1 of the area, flip, colour jitter, grey, blur, solarise"
         ),
         "weight_decay": f"{params.dino_weight_decay_start:g} to {params.dino_weight_decay_end:g}",
         "train_flops_per_sample": dino_training_flops(

@@ -50,13 +50,12 @@ class Params(StageParams):
     dino_head_bottleneck: int = knob(64, help="DINO: bottleneck of the head", low=4, high=65536)
     dino_num_local_crops: int = knob(4, help="DINO: local crops beside the two global ones", low=0, high=64)
     dino_local_size_px: int = knob(24, help="DINO: side of a local crop", low=4, high=2048)
-    dino_global_scale_min: float = knob(0.4, help="DINO: area at which local and global crops meet", low=0.01, high=1)
-    dino_local_scale_min: float = knob(0.05, help="DINO: smallest area of a local crop", low=0.001, high=1)
-    dino_jitter_strength: float = knob(1.0, help="DINO: factor on (.4, .4, .2, .1) of colour jitter", low=0, high=2.5)
+    dino_global_scale_min: float = knob(0.4, help="DINO: smallest area of a global crop", low=0.01, high=1)  # P
+    dino_local_scale_min: float = knob(0.05, help="DINO: smallest area of a local crop", low=0.001, high=1)  # P
+    dino_local_scale_max: float = knob(0.4, help="DINO: largest area of a local crop", low=0.001, high=1)  # P
+    dino_hue: float = knob(0.1, help="DINO: strength of hue in colour jitter", low=0, high=0.5)  # P
     dino_grey_probability: float = knob(0.2, help="DINO: probability of a grey view", low=0, high=1)
     dino_flip_probability: float = knob(0.5, help="DINO: probability of a left-right flip", low=0, high=1)
-    dino_blur_strength: float = knob(1.0, help="DINO: factor on blur probabilities 1, 0.1 and 0.5", low=0, high=1)
-    dino_solarise_strength: float = knob(1.0, help="DINO: factor on solarise probability 0.2", low=0, high=5)
     dino_student_temperature: float = knob(0.1, help="DINO: student temperature", low=0.001, high=10)
     dino_teacher_temperature_start: float = knob(0.04, help="DINO: first teacher temperature", low=0.001, high=10)
     dino_teacher_temperature_end: float = knob(0.07, help="DINO: last teacher temperature", low=0.001, high=10)

@@ -8,6 +8,7 @@ from components.core.data.dialogue import IGNORED, DialogueBatches, dialogue, te
 from components.core.data.reader import Sample
 from components.core.models.language_model import (
     FRAME,
+    LEAST_REPEATS,
     LETTERS,
     LanguageModel,
     load_language_model,
@@ -40,7 +41,7 @@ def sample(number: int) -> Sample:
 
 
 def tiny() -> LanguageModel:
-    return tiny_language_model(texts([sample(0)]), width=32, depth=2, num_heads=2, seed=0)
+    return tiny_language_model(texts([sample(i) for i in range(LEAST_REPEATS)]), width=32, depth=2, num_heads=2, seed=0)
 
 
 def vlm(language_model: LanguageModel) -> VisionLanguageModel:
@@ -48,11 +49,18 @@ def vlm(language_model: LanguageModel) -> VisionLanguageModel:
     return VisionLanguageModel(trunk, Projector(in_width=16, out_width=32, seed=0), language_model)
 
 
-def test_the_fixed_parts_of_the_prompt_are_one_token_each():
+def test_options_and_the_fixed_parts_of_the_prompt_are_one_token_each():
     language_model = tiny()
     ids = language_model.encode(prompt("What colour is it?", ["red", "green", "blue", "pink"]))
     assert len(ids) == len(FRAME) + 5 + 4
     assert language_model.tokenizer.unk_token_id not in ids
+
+
+def test_a_rare_line_is_words():
+    language_model = tiny()
+    assert len(language_model.encode("B. green")) == 1
+    assert language_model.decode(language_model.encode("B. top green")) == "B. top green"
+    assert language_model.first_ids(["red", "green", "sign top", "top"])[2] == language_model.encode("C")[0]
 
 
 def test_a_reply_survives_the_tokenizer():
@@ -75,7 +83,7 @@ def test_a_language_model_survives_its_files(tmp_path):
     again = read_language_model(files, "language_model")
     assert weights_sha256(again.model) == weights_sha256(language_model.model)
     assert again.encode("red. top left") == language_model.encode("red. top left")
-    assert load_language_model(str(tmp_path / "language_model")).letter_ids == language_model.letter_ids
+    assert load_language_model(str(tmp_path / "language_model")).encode("A. red") == language_model.encode("A. red")
 
 
 def test_a_language_model_that_cannot_be_loaded_is_refused(tmp_path):
@@ -115,9 +123,12 @@ def test_the_batch_does_not_change_the_answers():
     prompts = [prompt("What colour is it?", ["red", "green", "blue", "pink"]), prompt("Where?", ["top left"] + ["low"] * 3)] * 4
     generator = torch.Generator().manual_seed(0)
     features_BND = model.features(torch.randint(0, 255, (8, 3, 16, 16), dtype=torch.uint8, generator=generator))
+    options = [("red", "green", "blue", "pink"), ("top left", "low", "low", "low")] * 4
     with torch.inference_mode():
-        whole = model.choose_letters(features_BND, prompts)
-        single = [model.choose_letters(features_BND[i : i + 1], prompts[i : i + 1])[0] for i in range(8)]
+        whole = model.choose_letters(features_BND, prompts, options)
+        single = [
+            model.choose_letters(features_BND[i : i + 1], prompts[i : i + 1], options[i : i + 1])[0] for i in range(8)
+        ]
         replies = model.generate(features_BND, prompts, 3)
         alone = [model.generate(features_BND[i : i + 1], prompts[i : i + 1], 3)[0] for i in range(8)]
     assert whole == single
