@@ -59,7 +59,10 @@ def run(params: Params, stage: Stage) -> Outcome:
             "text",
             TextObjective(language_model),
             lambda start: batches.about_words(
-                start, num_steps=params.text_steps, batch_size=params.text_batch_size, num_words=encoder.num_patches
+                start,
+                batch_size=params.text_batch_size,
+                num_questions=params.questions_per_picture,
+                num_words=encoder.num_patches,
             ),
         )
     language_model_sha256 = weights_sha256(language_model.model)

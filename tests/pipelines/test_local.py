@@ -30,11 +30,9 @@ def test_stages_run_in_order_and_read_what_the_others_wrote(miniature: Run) -> N
 
 def test_a_finished_run_is_done_again_at_once(miniature: Run) -> None:
     before = (miniature().run / "tally" / "manifest.json").read_bytes()
-    start = time.monotonic()
     ended = miniature()
     assert ended.exit_code == EXIT_DONE and ended.screen.count("already done") == 3
     assert (ended.run / "tally" / "manifest.json").read_bytes() == before
-    assert time.monotonic() - start < 10
 
 
 def test_a_refused_stage_ends_the_run_with_its_sentence(miniature: Run) -> None:

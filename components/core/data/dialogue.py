@@ -17,7 +17,6 @@ from components.core.models.language_model import LanguageModel, reply_text
 from components.core.models.vlm import NO_TURN
 
 IGNORED = -100  # label of a token that is given, not predicted
-WORDS_ALONE, WORDS_ALL = 0.4, 0.8  # shares of the text training at which the words begin, and end, to multiply
 
 
 @dataclass(frozen=True)
@@ -113,31 +112,18 @@ class DialogueBatches:
         self.dialogues, self.padding_id, self.seed = dialogues, padding_id, seed
 
     def about_words(
-        self, start_step: int, *, num_steps: int, batch_size: int, num_words: int
+        self, start_step: int, *, batch_size: int, num_questions: int, num_words: int
     ) -> Iterator[DialogueBatch]:
-        """Yields batches of text alone: words about a picture stand where the picture will.
+        """Yields batches of text alone, without end: caption and questions about words in the place of a picture.
 
-        They begin with the one word that the question asks for, so that matching it with an option is learnt
-        first. Then there are more and more words, in random places among padding, until they fill `num_words` places,
-        and the caption is learnt beside the question.
+        The words are the right answers to all of a picture's questions, in random order among padding, so that they
+        fill `num_words` places.
         """
-        for step in range(start_step, num_steps):
+        for step, pictures in self._order(start_step, batch_size):
             rng = numpy.random.default_rng([self.seed, 1, step])
-            growth = min(1.0, max(0.0, (step / num_steps - WORDS_ALONE) / (WORDS_ALL - WORDS_ALONE)))
-            places = 1 + round(growth * (num_words - 1))
-            rows, turns = [], []
-            for index in rng.integers(len(self.dialogues), size=batch_size):
-                found = self.dialogues[index]
-                asked = int(rng.integers(len(found.questions)))
-                turns.append([found.caption, found.questions[asked]] if growth else [found.questions[asked]])
-                others = [fact for number, fact in enumerate(found.facts) if number != asked]
-                told = [found.facts[asked]] + [others[i] for i in rng.permutation(len(others))]
-                rows.append(self._scatter(told[: max(1, round(growth * len(told)))], places, rng))
-            width = max(len(row) for row in rows)
-            words_BP = torch.full((batch_size, width), self.padding_id)
-            for row, words in zip(words_BP, rows, strict=True):
-                row[width - len(words) :] = torch.tensor(words)
-            yield self._batch(words_BP, turns)
+            chosen = [self.dialogues[i] for i in pictures]
+            words_BP = torch.tensor([self._scatter(found.facts, num_words, rng) for found in chosen])
+            yield self._batch(words_BP, [[found.caption, *_some(found.questions, num_questions, rng)] for found in chosen])
 
     def about_captions(self, start_step: int, *, features: Tensor, batch_size: int) -> Iterator[DialogueBatch]:
         """Yields batches of pictures with their captions, without end."""
@@ -151,10 +137,7 @@ class DialogueBatches:
         """Yields batches of pictures with up to `num_questions` of their questions each, without end."""
         for step, pictures in self._order(start_step, batch_size):
             rng = numpy.random.default_rng([self.seed, 3, step])
-            turns = []
-            for index in pictures:
-                questions = self.dialogues[index].questions
-                turns.append([questions[i] for i in rng.permutation(len(questions))[:num_questions]])
+            turns = [_some(self.dialogues[i].questions, num_questions, rng) for i in pictures]
             yield self._batch(features[torch.tensor(pictures)], turns)
 
     def _order(self, start_step: int, batch_size: int) -> Iterator[tuple[int, list[int]]]:
@@ -169,11 +152,11 @@ class DialogueBatches:
                 yield step, shuffled[within * size : (within + 1) * size].tolist()
                 step += 1
 
-    def _scatter(self, told: list[list[int]], places: int, rng: numpy.random.Generator) -> list[int]:
-        """Returns the words of `told` in random order, among padding where there is room."""
-        room = max(0, places - sum(len(words) for words in told))
-        units = told + [[self.padding_id]] * room
-        return [word for i in rng.permutation(len(units)) for word in units[i]]
+    def _scatter(self, facts: list[list[int]], places: int, rng: numpy.random.Generator) -> list[int]:
+        """Returns `places` words: each fact's side by side, the facts in random order among padding."""
+        room = max(0, places - sum(len(words) for words in facts))
+        units = facts + [[self.padding_id]] * room
+        return [word for i in rng.permutation(len(units)) for word in units[i]][:places]
 
     def _batch(self, prefix: Tensor, turns: list[list[Turn]]) -> DialogueBatch:
         length = max(sum(len(turn) for turn in row) for row in turns)
@@ -189,3 +172,7 @@ class DialogueBatches:
                 labels_BT[row, reply:end] = torch.tensor(turn.reply)
                 start = end
         return DialogueBatch(prefix, tokens_BT, turns_BT, labels_BT)
+
+
+def _some(questions: list[Turn], number: int, rng: numpy.random.Generator) -> list[Turn]:
+    return [questions[i] for i in rng.permutation(len(questions))[:number]]

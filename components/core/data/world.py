@@ -1,10 +1,10 @@
 """The synthetic world: scenes with known factors, their pictures and their captions.
 
 A scene shows several copies of one object and one printed word. Its factors are drawn independently and
-uniformly, so that what an encoder keeps of each can be measured by a probe. Captions name the word, and half
-of them the object: what else language supervision keeps, it keeps unasked. Copies of the object are spread
-over the picture and the word occurs once, as in photographs, where most crops still show the subject and few
-show the text.
+uniformly, so that what an encoder keeps of each can be measured by a probe. Captions name the word, and a
+third of them the object: what else language supervision keeps, it keeps unasked. Copies of the object are
+spread over the picture and the word occurs once, as in photographs, where most crops still show the subject
+and few show the text.
 
 Two choices keep it learnable in a minute on two cores. The copies stand near a 3 x 3 grid, so that a small
 encoder meets the same shape at few alignments. And captions may leave out the object: where all of them name
@@ -47,11 +47,13 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "position": POSITIONS,
 }
 
-TEMPLATES = (  # as web captions do, half of them leave out what is in plain sight
+TEMPLATES = (  # as web captions do, most of them leave out what is in plain sight
     "{objects} and the word {word}",
     "the word {word} and {objects}",
     "a sign that says {word}",
     "the word {word}",
+    "{word} on a sign",
+    "a label with the word {word}",
 )
 
 _SUPERSAMPLING = 3  # pictures are drawn larger and averaged down, so that edges are smooth
