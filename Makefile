@@ -7,7 +7,7 @@ ARGS ?=
 
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help study test test-all check docs bench clean
+.PHONY: help study test test-all check docs bench images clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,6 +34,10 @@ check: $(INSTALLED) ## Check style, types, import boundaries, YAML
 
 docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
 	@$(BIN)/python -m components.runtime.readme
+
+bench: $(INSTALLED) ## Compare speed with peers
+	@echo "make bench: the same work beside a peer, in CPU seconds"
+	@$(BIN)/python -m tests.bench
 
 clean: ## Remove the environment and caches; runs/ stays
 	@echo "make clean: removing $(VENV) and caches, keeping runs/"

@@ -1,4 +1,4 @@
-# B batch, T tokens, E width, V vocabulary.
+# B batch, T tokens, E width, M tokens asked for, V vocabulary.
 """Causal language models by name: a tiny one made on the spot, or any that transformers can load.
 
 The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of about a hundred thousand weights. Its vocabulary is made of
@@ -82,23 +82,21 @@ class LanguageModel(nn.Module):
         """Returns word vectors (B, T, E)."""
         return self.model.get_input_embeddings()(tokens_BT)
 
-    def logits(self, vectors_BTE: Tensor, mask_B1TT: Tensor, positions_BT: Tensor, keep_K: Tensor) -> Tensor:
-        """Returns the logits (B, K, V) of the tokens that follow positions `keep_K`.
+    def logits(self, vectors_BTE: Tensor, mask_B1TT: Tensor, positions_BT: Tensor, is_asked_BT: Tensor) -> Tensor:
+        """Returns the logits (M, V) of the tokens that follow the M asked positions, row by row.
+
+        Only these are computed: with short replies the vocabulary's scores elsewhere would be most of the work.
 
         Args:
             vectors_BTE: Word vectors.
             mask_B1TT: True where a position (row) sees another (column).
             positions_BT: Where each token stands.
-            keep_K: Indices into T.
+            is_asked_BT: The positions whose next token is wanted.
         """
-        output = self.model(
-            inputs_embeds=vectors_BTE,
-            attention_mask=mask_B1TT,
-            position_ids=positions_BT,
-            use_cache=False,
-            logits_to_keep=keep_K,
-        )
-        return output.logits
+        states_BTE = self.model.base_model(
+            inputs_embeds=vectors_BTE, attention_mask=mask_B1TT, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+        return self.model.get_output_embeddings()(states_BTE[is_asked_BT])
 
 
 def reply_text(letter: str, text: str) -> str:

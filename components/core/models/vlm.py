@@ -33,10 +33,6 @@ class VisionLanguageModel(nn.Module):
         """Returns the image tokens before the projector, (B, N, D), of uint8 pictures of the encoder's size."""
         return image_features(self.encoder, pictures_BCSS)
 
-    def reply_logits(self, features_BND: Tensor, tokens_BT: Tensor, turns_BT: Tensor, keep_K: Tensor) -> Tensor:
-        """Returns the logits (B, K, V) of text tokens `keep_K`, each given all before it in its turn."""
-        return text_logits(self.language_model, self.projector(features_BND), tokens_BT, turns_BT, keep_K)
-
     def choose_letters(
         self, features_BND: Tensor, prompts: Sequence[str], options: Sequence[Sequence[str]]
     ) -> list[str]:
@@ -48,20 +44,24 @@ class VisionLanguageModel(nn.Module):
             options: The four options of each prompt.
         """
         ids = [self.language_model.encode(prompt) for prompt in prompts]
-        length = max(len(row) for row in ids) + 1  # room for the letter, which is scored and not given
+        length = max(len(row) for row in ids) + 1  # room for the reply's first token, which is scored and not given
         tokens_BT = torch.zeros(len(ids), length, dtype=torch.int64)
         turns_BT = torch.full((len(ids), length), NO_TURN)
+        is_asked_BT = torch.zeros(len(ids), length, dtype=torch.bool)
         for row, prompt in enumerate(ids):
             tokens_BT[row, : len(prompt)] = torch.tensor(prompt)
             turns_BT[row, : len(prompt)] = 0
-        ends_B = torch.tensor([len(row) for row in ids])
-        keep_K = ends_B.unique()
+            is_asked_BT[row, len(prompt)] = True
         device = features_BND.device
-        logits_BKV = self.reply_logits(features_BND, tokens_BT.to(device), turns_BT.to(device), keep_K.to(device))
-        which_B = torch.searchsorted(keep_K, ends_B)
+        scores_BV = text_logits(
+            self.language_model,
+            self.projector(features_BND),
+            tokens_BT.to(device),
+            turns_BT.to(device),
+            is_asked_BT.to(device),
+        )
         first_B4 = torch.tensor([self.language_model.first_ids(texts) for texts in options], device=device)
-        scores_B4 = logits_BKV[torch.arange(len(ids)), which_B].gather(1, first_B4)
-        return [LETTERS[choice] for choice in scores_B4.argmax(dim=1).tolist()]
+        return [LETTERS[choice] for choice in scores_BV.gather(1, first_B4).argmax(dim=1).tolist()]
 
     def generate(self, features_BND: Tensor, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Returns the most likely reply to each prompt, chosen token by token, up to the end token."""
@@ -103,21 +103,22 @@ def square_picture(picture: Image.Image, size_px: int) -> Image.Image:
 
 
 def text_logits(
-    language_model: LanguageModel, prefix_BNE: Tensor, tokens_BT: Tensor, turns_BT: Tensor, keep_K: Tensor
+    language_model: LanguageModel, prefix_BNE: Tensor, tokens_BT: Tensor, turns_BT: Tensor, is_asked_BT: Tensor
 ) -> Tensor:
-    """Returns the logits (B, K, V) of text tokens `keep_K` after a prefix of vectors.
+    """Returns the logits (M, V) of the M text tokens that are asked for, row by row, after a prefix of vectors.
 
     Args:
         prefix_BNE: Projected image tokens, or words in their place.
         tokens_BT: Text; a turn without prompt can only stand first.
         turns_BT: Number of the turn that each token belongs to, NO_TURN for padding.
-        keep_K: Indices into T of the tokens that are predicted.
+        is_asked_BT: The tokens to predict, each from all before it that it sees.
     """
     prefix_BPE = _with_start(language_model, prefix_BNE)
     num_prefix = prefix_BPE.shape[1]
-    vectors_BSE = torch.cat([prefix_BPE, language_model.embed(tokens_BT)], dim=1)
+    vectors_BSE = torch.cat([prefix_BPE, language_model.embed(tokens_BT).to(prefix_BPE)], dim=1)
+    is_before_BS = torch.nn.functional.pad(is_asked_BT, (num_prefix - 1, 1))  # the position before each asked token
     return language_model.logits(
-        vectors_BSE, seen(turns_BT, num_prefix), positions(turns_BT, num_prefix), keep_K + num_prefix - 1
+        vectors_BSE, seen(turns_BT, num_prefix), positions(turns_BT, num_prefix), is_before_BS
     )
 
 

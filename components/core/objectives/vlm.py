@@ -1,4 +1,4 @@
-# B batch, T text tokens, K predicted tokens, V vocabulary.
+# B batch, T text tokens, M tokens to predict, V vocabulary.
 """The three trainings of a vision-language model: text alone, projector alone, projector and language model.
 
 The last two are LLaVA-1.5's stages (arXiv 2310.03744): next-token cross-entropy on the caption, then on the replies only.
@@ -58,20 +58,13 @@ def reply_loss(
     language_model: LanguageModel, prefix_BNE: Tensor, batch: DialogueBatch
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the mean cross-entropy over all tokens of all replies, and metrics."""
-    keep_K = (batch.labels_BT != IGNORED).any(dim=0).nonzero()[:, 0]
-    logits_BKV = text_logits(language_model, prefix_BNE, batch.tokens_BT, batch.turns_BT, keep_K)
-    labels_BK = batch.labels_BT[:, keep_K]
-    loss = F.cross_entropy(logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORED)
-    is_reply_BK = _is_first(batch)[:, keep_K]
-    is_right_BK = (logits_BKV.detach().argmax(dim=-1) == labels_BK) & is_reply_BK
-    accuracy = is_right_BK.sum() / is_reply_BK.sum().clamp(min=1)
-    return loss, {"loss": loss.detach(), "reply_accuracy": accuracy.float()}
-
-
-def _is_first(batch: DialogueBatch) -> Tensor:
-    """Returns (B, T): True where the reply to a prompt begins; a caption replies to none."""
     is_label_BT = batch.labels_BT != IGNORED
+    logits_MV = text_logits(language_model, prefix_BNE, batch.tokens_BT, batch.turns_BT, is_label_BT).float()
+    labels_M = batch.labels_BT[is_label_BT]
+    loss = F.cross_entropy(logits_MV, labels_M)
     is_first_BT = is_label_BT.clone()
-    is_first_BT[:, 0] = False
     is_first_BT[:, 1:] &= ~is_label_BT[:, :-1]
-    return is_first_BT
+    is_first_BT[:, 0] = False  # a caption, which replies to nothing
+    is_first_M = is_first_BT[is_label_BT]
+    is_right_M = (logits_MV.detach().argmax(dim=1) == labels_M) & is_first_M
+    return loss, {"loss": loss.detach(), "reply_accuracy": is_right_M.sum() / is_first_M.sum().clamp(min=1)}

@@ -95,13 +95,11 @@ def test_questions_about_one_picture_do_not_see_each_other():
     language_model = tiny().eval()
     prefix_BNE = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
     first, second = [5, 6, 7], [8, 9, 10, 11]
-    together = text_logits(
-        language_model, prefix_BNE, torch.tensor([first + second]), torch.tensor([[0] * 3 + [1] * 4]), torch.tensor([2, 5, 6])
-    )
-    alone = text_logits(
-        language_model, prefix_BNE, torch.tensor([second]), torch.zeros(1, 4, dtype=torch.int64), torch.tensor([2, 3])
-    )
-    assert torch.allclose(together[:, 1:], alone, atol=1e-5)
+    asked = torch.tensor([[0, 0, 1, 0, 0, 1, 1]]).bool()
+    turns = torch.tensor([[0] * 3 + [1] * 4])
+    together = text_logits(language_model, prefix_BNE, torch.tensor([first + second]), turns, asked)
+    alone = text_logits(language_model, prefix_BNE, torch.tensor([second]), turns[:, 3:], asked[:, 3:])
+    assert torch.allclose(together[1:], alone, atol=1e-5)
 
 
 def test_logits_are_those_of_transformers_without_our_mask():
@@ -112,9 +110,9 @@ def test_logits_are_those_of_transformers_without_our_mask():
         language_model.embed(tokens_BT[:, :2]),
         tokens_BT[:, 2:],
         torch.zeros(1, 3, dtype=torch.int64),
-        torch.tensor([0, 1, 2]),
+        torch.ones(1, 3, dtype=torch.bool),
     )
-    theirs = language_model.model(input_ids=tokens_BT).logits[:, 1:4]
+    theirs = language_model.model(input_ids=tokens_BT).logits[0, 1:4]
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
