@@ -49,11 +49,8 @@ FACTORS: dict[str, tuple[str, ...]] = {
 
 TEMPLATES = (  # as web captions do, most of them leave out what is in plain sight
     "{objects} and the word {word}",
-    "the word {word} and {objects}",
     "a sign that says {word}",
     "the word {word}",
-    "{word} on a sign",
-    "a label with the word {word}",
 )
 
 _SUPERSAMPLING = 3  # pictures are drawn larger and averaged down, so that edges are smooth
