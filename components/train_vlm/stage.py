@@ -41,7 +41,8 @@ def run(params: Params, stage: Stage) -> Outcome:
     """Trains on text alone (tiny model), then the projector, then both; writes the three models."""
     manifest = stage.inputs["shards"]
     if manifest.summary.get("purpose") != "instruct":
-        raise BadInput(f"--shards={params.shards} was built for {manifest.summary.get('purpose')}: give instruct shards.")
+        purpose = manifest.summary.get("purpose")
+        raise BadInput(f"--shards={params.shards} was built for {purpose}: give instruct shards.")
     encoder, facts = load_encoder(stage.folder("checkpoint"))
     samples = list(read_samples(stage.folder("shards"), manifest))
     language_model = _language_model(params, samples).to(device())
@@ -133,7 +134,7 @@ def _language_model(params: Params, samples: list[Sample]) -> LanguageModel:
     try:
         return load_language_model(params.language_model)
     except ValueError as error:
-        raise BadInput(f"--language_model: {error}; give `{TINY}`, or a name or path of a causal language model.") from error
+        raise BadInput(f"--language_model: {error}; give `{TINY}`, or a name or path of a causal one.") from error
 
 
 def _dialogues(params: Params, samples: list[Sample], language_model: LanguageModel) -> tuple[list[Dialogue], int]:
@@ -143,8 +144,9 @@ def _dialogues(params: Params, samples: list[Sample], language_model: LanguageMo
     empty = sum(not kept.questions for kept, _ in found)
     if empty:
         raise BadInput(
-            f"{empty} of the {len(samples)} pictures in --shards={params.shards} have no question of at most --max_length="
-            f"{params.max_length} tokens ({num_left_out} questions are longer): raise it, or build shards with questions."
+            f"{empty} of the {len(samples)} pictures in --shards={params.shards} have no question of at most "
+            f"--max_length={params.max_length} tokens ({num_left_out} questions are longer): raise it, or build "
+            "shards with questions."
         )
     return [kept for kept, _ in found], num_left_out
 
@@ -157,7 +159,8 @@ def _features(encoder: Trunk, samples: list[Sample], stage: Stage) -> Tensor:
         for start in range(0, len(samples), PICTURES_AT_ONCE):
             if stage.stopping():
                 raise Preempted("features are not kept; the next run computes them again")
-            pictures = [square_picture(s.image, encoder.image_size_px) for s in samples[start : start + PICTURES_AT_ONCE]]
+            part = samples[start : start + PICTURES_AT_ONCE]
+            pictures = [square_picture(sample.image, encoder.image_size_px) for sample in part]
             images_BHWC = torch.from_numpy(numpy.stack([numpy.asarray(picture) for picture in pictures]))
             parts.append(image_features(encoder, images_BHWC.permute(0, 3, 1, 2).to(device())).cpu())
             bar.advance(len(pictures))

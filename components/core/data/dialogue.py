@@ -123,7 +123,8 @@ class DialogueBatches:
             rng = numpy.random.default_rng([self.seed, 1, step])
             chosen = [self.dialogues[i] for i in pictures]
             words_BP = torch.tensor([self._scatter(found.facts, num_words, rng) for found in chosen])
-            yield self._batch(words_BP, [[found.caption, *_some(found.questions, num_questions, rng)] for found in chosen])
+            turns = [[found.caption, *_some(found.questions, num_questions, rng)] for found in chosen]
+            yield self._batch(words_BP, turns)
 
     def about_captions(self, start_step: int, *, features: Tensor, batch_size: int) -> Iterator[DialogueBatch]:
         """Yields batches of pictures with their captions, without end."""

@@ -1,8 +1,8 @@
 """The synthetic world: scenes with known factors, their pictures and their captions.
 
 A scene shows several copies of one object and one printed word. Its factors are drawn independently and
-uniformly, so that what an encoder keeps of each can be measured by a probe. Captions name the word, and a
-third of them the object: what else language supervision keeps, it keeps unasked. Copies of the object are
+uniformly, so that what an encoder keeps of each can be measured by a probe. Captions name the word, and
+half of them the object: what else language supervision keeps, it keeps unasked. Copies of the object are
 spread over the picture and the word occurs once, as in photographs, where most crops still show the subject
 and few show the text.
 
@@ -47,8 +47,9 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "position": POSITIONS,
 }
 
-TEMPLATES = (  # as web captions do, most of them leave out what is in plain sight
+TEMPLATES = (  # as web captions do, half of them leave out what is in plain sight
     "{objects} and the word {word}",
+    "the word {word} and {objects}",
     "a sign that says {word}",
     "the word {word}",
 )

@@ -150,8 +150,8 @@ def score_sheet(
 ) -> dict[str, Any]:
     """Returns accuracies per set, per group and over all questions, with Wilson intervals.
 
-    `micro` is the mean over questions, `macro` the mean over sets. `quarter` beside each accuracy is the one that counts
-    an unread reply as a quarter, the chance of guessing it.
+    `micro` is the mean over questions, `macro` the mean over sets. `quarter` beside each accuracy is the one that
+    counts an unread reply as a quarter, the chance of guessing it.
     """
     rows = [
         (q.category, q.group, int(letter == q.answer), int(letter is None))

@@ -1,10 +1,10 @@
 # B batch, T tokens, E width, M tokens asked for, V vocabulary.
 """Causal language models by name: a tiny one made on the spot, or any that transformers can load.
 
-The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of about a hundred thousand weights. Its vocabulary is made of
-the training texts: words, the unchanging parts of VMCBench's prompt, and frequent lines such as `B. red`. So a question
-with four options is about a dozen tokens, and a reply is mostly one of them, which the model picks from its context: to
-learn from scratch which letter stands before which word takes a model of this size many minutes, and this seconds.
+The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of about a hundred thousand weights. Its vocabulary is made
+of the training texts: words, the unchanging parts of VMCBench's prompt, and frequent lines such as `B. red`. So a
+question with four options is about a dozen tokens, and a reply is mostly one of them, which the model picks from its
+context. To learn from scratch which letter stands before which word takes a model of this size many times as long.
 """
 
 import re
@@ -126,7 +126,22 @@ def tiny_language_model(texts: Iterable[str], *, width: int, depth: int, num_hea
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LanguageModel(LlamaForCausalLM(config), tokenizer)
+        model = LlamaForCausalLM(config)
+    _start_from_parts(model.get_input_embeddings().weight, tokenizer)
+    return LanguageModel(model, tokenizer)
+
+
+@torch.no_grad()
+def _start_from_parts(vectors_VE: Tensor, tokenizer: Any) -> None:
+    """Makes the vector of each line the sum of its words', at their length, as is usual for tokens that are added.
+
+    So `A. red` and `B. red` have something in common from the start: what is learnt of one holds for the other.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for line, number in tokenizer.get_added_vocab().items():
+        if LINE.match(line):
+            parts = [vocabulary[word] for word in re.findall(WORD, line) if word != "."]
+            vectors_VE[number] = vectors_VE[parts].sum(dim=0) / len(parts) ** 0.5
 
 
 def word_tokenizer(texts: Iterable[str]) -> Any:

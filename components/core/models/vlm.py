@@ -1,8 +1,8 @@
-# B batch, N image tokens, P prefix (start token and image tokens), T text tokens, D encoder's width, E language model's.
+# B batch, N image tokens, P prefix (start token, image tokens), T text tokens, M asked for, D, E widths, V vocabulary.
 """A vision-language model as LLaVA builds it: frozen encoder, projector, causal language model.
 
-Liu et al., arXiv 2304.08485 and 2310.03744. The image is the patch tokens that leave the encoder's second-to-last block,
-without CLS and without the final norm, the same rule for every arm; projected, they stand before the text.
+Liu et al., arXiv 2304.08485 and 2310.03744. The image is the patch tokens that leave the encoder's second-to-last
+block, without CLS and without the final norm, the same rule for every arm; projected, they stand before the text.
 
 Several questions about one picture share its tokens: they stand one after the other, each sees the picture and itself
 and not the others, and its positions go on where the picture ends. So each is computed as if it stood alone.
@@ -96,7 +96,7 @@ def square_picture(picture: Image.Image, size_px: int) -> Image.Image:
     side = max(picture.size)
     if picture.size != (side, side):
         mean = tuple(round(255 * channel) for channel in PIXEL_MEAN)
-        square = Image.new("RGB", (side, side), mean)  # type: ignore[arg-type]
+        square = Image.new("RGB", (side, side), mean)
         square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         picture = square
     return picture if side == size_px else picture.resize((size_px, size_px), Image.Resampling.BICUBIC)

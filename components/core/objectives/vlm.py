@@ -1,12 +1,11 @@
 # B batch, T text tokens, M tokens to predict, V vocabulary.
 """The three trainings of a vision-language model: text alone, projector alone, projector and language model.
 
-The last two are LLaVA-1.5's stages (arXiv 2310.03744): next-token cross-entropy on the caption, then on the replies only.
-The first makes the tiny language model able to read the questions; a pretrained one skips it. The encoder is frozen
-throughout, so batches bring its features along, and it is no part of these objectives.
+The last two are LLaVA-1.5's stages (arXiv 2310.03744): next-token cross-entropy on the caption, then on the replies
+only. The first makes the tiny language model able to read the questions; a pretrained one skips it. The encoder is
+frozen throughout, so batches bring its features along, and it is no part of these objectives.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

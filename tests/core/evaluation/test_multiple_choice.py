@@ -132,4 +132,4 @@ def test_scores_are_means_over_questions_and_over_sets():
     assert sheet["macro"] == pytest.approx((3 / 6 + 1) / 2)
     assert sheet["unparsed_rate"] == pytest.approx(1 / 8)
     interval = binomtest(5, 8).proportion_ci(0.95, method="wilson")
-    assert sheet["micro"]["low"] == pytest.approx(interval.low) and sheet["micro"]["high"] == pytest.approx(interval.high)
+    assert (sheet["micro"]["low"], sheet["micro"]["high"]) == pytest.approx((interval.low, interval.high))

@@ -34,7 +34,7 @@ def prompt(question: str, options: list[str]) -> str:
 def sample(number: int) -> Sample:
     asked = [
         {"question": prompt("What colour is it?", ["red", "green", "blue", "pink"]), "answer": "B", "text": "green"},
-        {"question": prompt("Where is the sign?", ["top left", "top", "low", "left"]), "answer": "A", "text": "top left"},
+        {"question": prompt("Where is it?", ["top left", "top", "low", "left"]), "answer": "A", "text": "top left"},
     ]
     picture = Image.new("RGB", (16, 16), (number, 0, 0))
     return Sample(number, str(number), picture, "a green thing", {}, "train", asked)
@@ -118,7 +118,8 @@ def test_logits_are_those_of_transformers_without_our_mask():
 
 def test_the_batch_does_not_change_the_answers():
     model = vlm(tiny()).eval()
-    prompts = [prompt("What colour is it?", ["red", "green", "blue", "pink"]), prompt("Where?", ["top left"] + ["low"] * 3)] * 4
+    prompts = [prompt("What colour is it?", ["red", "green", "blue", "pink"])]
+    prompts = [*prompts, prompt("Where?", ["top left", "low", "low", "low"])] * 4
     generator = torch.Generator().manual_seed(0)
     features_BND = model.features(torch.randint(0, 255, (8, 3, 16, 16), dtype=torch.uint8, generator=generator))
     options = [("red", "green", "blue", "pink"), ("top left", "low", "low", "low")] * 4
@@ -154,7 +155,8 @@ def batches(language_model: LanguageModel) -> DialogueBatches:
 
 def test_loss_is_on_replies_only():
     language_model = tiny()
-    batch = next(batches(language_model).about_questions(0, features=torch.zeros(8, 4, 16), batch_size=4, num_questions=2))
+    stream = batches(language_model).about_questions(0, features=torch.zeros(8, 4, 16), batch_size=4, num_questions=2)
+    batch = next(stream)
     for tokens, labels in zip(batch.tokens_BT.tolist(), batch.labels_BT.tolist(), strict=True):
         learnt = [label for label in labels if label != IGNORED]
         assert learnt.count(language_model.end_id) == 2
@@ -190,7 +192,8 @@ def test_each_objective_trains_its_own_parts():
     assert all(p.grad is None for p in language_model.parameters())
     assert all(name.startswith("projector.") for name in align.state_dict())
     language_model.requires_grad_(True)
-    for objective, batch in ((TextObjective(language_model), words), (TuneObjective(projector, language_model), questions)):
+    text, tune = TextObjective(language_model), TuneObjective(projector, language_model)
+    for objective, batch in ((text, words), (tune, questions)):
         objective.zero_grad()
         objective.loss(batch, 0)[0].backward()
         assert all(p.grad is not None for p in objective.parameters())
