@@ -24,7 +24,9 @@ from components.core.data.tar import read_shard, write_shard
 from components.core.evaluation import knn
 
 ROUNDS = 6
-SAMPLES = [(f"{n:08d}", {"png": random.Random(n).randbytes(4000), "txt": b"a caption", "json": b"{}"}) for n in range(2000)]
+SAMPLES = [
+    (f"{n:08d}", {"png": random.Random(n).randbytes(4000), "txt": b"a caption", "json": b"{}"}) for n in range(2000)
+]
 SHARD = write_shard(SAMPLES)
 
 
@@ -69,7 +71,9 @@ def bench_tar() -> None:
 def bench_knn() -> None:
     """Compares k-NN at all four k."""
     generator = torch.Generator().manual_seed(0)
-    train, test = (torch.nn.functional.normalize(torch.randn(n, 384, generator=generator), dim=1) for n in (10_000, 2_000))
+    train, test = (
+        torch.nn.functional.normalize(torch.randn(n, 384, generator=generator), dim=1) for n in (10_000, 2_000)
+    )
     labels = torch.randint(0, 100, (10_000,), generator=generator)
 
     def ours() -> dict[int, torch.Tensor]:
@@ -100,7 +104,9 @@ def bench_nothing_to_do() -> None:
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
         run()
-        print(f"{'a stage with nothing to do':62}{statistics.median(seconds(run) for _ in range(ROUNDS)):6.2f} s of CPU")
+        print(
+            f"{'a stage with nothing to do':62}{statistics.median(seconds(run) for _ in range(ROUNDS)):6.2f} s of CPU"
+        )
 
 
 if __name__ == "__main__":

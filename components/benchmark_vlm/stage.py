@@ -113,5 +113,3 @@ def _features(vlm: VisionLanguageModel, pictures_BCSS: Tensor, batch_size: int) 
 def _batches(total: int, size: int) -> Iterator[range]:
     for start in range(0, total, size):
         yield range(start, min(total, start + size))
-
-

@@ -192,7 +192,8 @@ def _refuse_bad_source(gathered: Gathered, params: Params) -> None:
     if len(refused) > params.max_reject_fraction * gathered.num_inputs:
         raise StageFailure(
             f"{len(refused)} of {gathered.num_inputs} pictures were rejected ({table}), more than "
-            f"--max_reject_fraction={params.max_reject_fraction:g}: mend them (rejects.jsonl names each), or raise the limit."
+            f"--max_reject_fraction={params.max_reject_fraction:g}: mend them (rejects.jsonl names each), "
+            "or raise the limit."
         )
     if not gathered.examples:
         raise StageFailure(f"no picture is left for {params.purpose} ({table or 'the split is empty'}).")

@@ -54,7 +54,7 @@ def run(params: Params, stage: Stage) -> Outcome:
     num_dropped = _drop_nonfinite(tensors, total)
     if side is not None:
         for factor, prompts in manifest.summary["prompts"].items():
-            tensors[f"classes/{factor}"] = class_embeddings(side, prompts)
+            tensors[f"classes/{factor}"] = class_embeddings(side, [prompts[name] for name in factors[factor]])
     stage.out.write("features.safetensors", save({name: t.contiguous() for name, t in tensors.items()}))
     counts = {split: len(tensors[f"{split}/ids"]) for split in rows} | {"nonfinite": num_dropped}
     return Outcome(

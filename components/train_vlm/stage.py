@@ -218,7 +218,5 @@ def _columns(curve: Curve) -> dict[str, Any]:
 
 def _sha256(dialogues: list[Dialogue]) -> str:
     """Returns the hash of all token ids that are trained on, in their order."""
-    lists = [
-        [found.caption.reply, [[turn.prompt, turn.reply] for turn in found.questions]] for found in dialogues
-    ]
+    lists = [[found.caption.reply, [[turn.prompt, turn.reply] for turn in found.questions]] for found in dialogues]
     return hashlib.sha256(json.dumps(lists).encode()).hexdigest()

@@ -93,8 +93,6 @@ def test_bad_input_is_one_sentence(
     assert len(problems) == 1 and sentence in problems[0]["problem"]
 
 
-def test_shards_of_another_purpose_are_refused(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_shards_of_another_purpose_are_refused(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run_stage(Params, argv(inputs, tmp_path / "out", shards=inputs / "probe")) == EXIT_BAD_INPUT
     assert "give instruct shards" in capsys.readouterr().err

@@ -11,18 +11,19 @@ def world_prompts() -> dict[str, dict[str, list[str]]]:
     """Returns the synthetic world's own captions that name each object and each word, its two spoken factors."""
     scene = sample_scene(0, 0)
 
-    def texts(objects: tuple[str, ...], words: tuple[str, ...]) -> list[str]:
+    def texts(objects: tuple[str, ...], words: tuple[str, ...], template_names: str) -> list[str]:
         scenes = (
             dataclasses.replace(scene, object=name, word=word, template=template)
             for name in objects
             for word in words
-            for template in range(len(TEMPLATES))
+            for template, text in enumerate(TEMPLATES)
+            if template_names in text
         )
         return [caption(scene) for scene in scenes]
 
     return {
-        "object": {name: texts((name,), WORDS) for name in OBJECTS},
-        "word": {word: texts(OBJECTS, (word,)) for word in WORDS},
+        "object": {name: texts((name,), WORDS, "{objects}") for name in OBJECTS},
+        "word": {word: texts(OBJECTS, (word,), "{word}") for word in WORDS},
     }
 
 

@@ -133,7 +133,8 @@ def ask(scene: Scene, category: str, *, seed: int, index: int) -> Question:
     right = entry.answer(scene)
     wrong = _wrong_labels(scene, rng) if category == "WorldLabel" else _wrong(entry.answers, right, rng)
     place = rng.randrange(4)
-    first, second, third, fourth = [*wrong[:place], right, *wrong[place:]]
+    wrong.insert(place, right)
+    first, second, third, fourth = wrong
     options = (first, second, third, fourth)
     return Question(entry.question(scene), options, LETTERS[place], category, entry.group)
 

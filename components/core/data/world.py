@@ -117,9 +117,7 @@ def draw(scene: Scene, size_px: int) -> Image.Image:
     for x, y, radius in scene.copies:
         outline = [((x + radius * u) * side, (y + radius * v) * side) for u, v in _polygon(scene.object)]
         if scene.style == "outlined":
-            pen.line(
-                [*outline, outline[0], outline[1]], fill=255, width=max(1, round(side * 0.04)), joint="curve"
-            )
+            pen.line([*outline, outline[0], outline[1]], fill=255, width=max(1, round(side * 0.04)), joint="curve")
         else:
             pen.polygon(outline, fill=255)
     picture.paste(COLOURS[scene.colour], mask=silhouette)
@@ -168,8 +166,7 @@ def _polygon(name: str) -> list[tuple[float, float]]:
         ]
     if name == "moon":
         outer = [
-            (math.cos(t) * 0.98 + 0.1, math.sin(t) * 0.98)
-            for t in (math.pi * (0.3 + 1.4 * k / 16) for k in range(17))
+            (math.cos(t) * 0.98 + 0.1, math.sin(t) * 0.98) for t in (math.pi * (0.3 + 1.4 * k / 16) for k in range(17))
         ]
         inner = [
             (math.cos(t) * 0.72 + 0.42, math.sin(t) * 0.72)

@@ -145,9 +145,7 @@ def parse_reply(reply: str, options: Sequence[str]) -> str | None:
     return best if found[best] >= 0 else None
 
 
-def score_sheet(
-    questions: Sequence[Question], predicted: Sequence[str | None], confidence: float
-) -> dict[str, Any]:
+def score_sheet(questions: Sequence[Question], predicted: Sequence[str | None], confidence: float) -> dict[str, Any]:
     """Returns accuracies per set, per group and over all questions, with Wilson intervals.
 
     `micro` is the mean over questions, `macro` the mean over sets. `quarter` beside each accuracy is the one that

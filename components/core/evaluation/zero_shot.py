@@ -4,7 +4,7 @@
 Radford et al., arXiv 2103.00020, section 3.1: the unit embeddings of a class's prompts are averaged and normalised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ from components.core.models.encoder import TextSide
 
 
 @torch.inference_mode()
-def class_embeddings(side: TextSide, prompts: Mapping[str, Sequence[str]]) -> Tensor:
-    """Returns one unit vector per class, (C, E), from each class's prompts."""
+def class_embeddings(side: TextSide, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Returns one unit vector per class, (C, E), from each class's prompts, in the order of the classes."""
     rows = []
-    for texts in prompts.values():
+    for texts in prompts:
         embeddings_PE = F.normalize(side.tower(side.tokenizer(list(texts))).float(), dim=1)
         rows.append(F.normalize(embeddings_PE.mean(dim=0), dim=0))
     return torch.stack(rows)

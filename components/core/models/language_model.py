@@ -127,7 +127,7 @@ def tiny_language_model(texts: Iterable[str], *, width: int, depth: int, num_hea
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    _start_from_parts(model.get_input_embeddings().weight, tokenizer)
+    _start_from_parts(model.model.embed_tokens.weight, tokenizer)
     return LanguageModel(model, tokenizer)
 
 
@@ -162,9 +162,7 @@ def word_tokenizer(texts: Iterable[str]) -> Any:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
     tokenizer.add_tokens([AddedToken(part, normalized=False) for part in FRAME])
-    tokenizer.add_tokens(
-        [AddedToken(line, normalized=False, single_word=True) for _, line in frequent[:MOST_LINES]]
-    )
+    tokenizer.add_tokens([AddedToken(line, normalized=False, single_word=True) for _, line in frequent[:MOST_LINES]])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PADDING, unk_token=UNKNOWN, eos_token=END, padding_side="right"
     )

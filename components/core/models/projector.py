@@ -22,9 +22,7 @@ class Projector(nn.Module):
         self.in_width, self.out_width = in_width, out_width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(
-                nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width)
-            )
+            self.layers = nn.Sequential(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
 
     def forward(self, features_BND: Tensor) -> Tensor:
         """Returns (B, N, E)."""

@@ -117,9 +117,7 @@ def text_logits(
     num_prefix = prefix_BPE.shape[1]
     vectors_BSE = torch.cat([prefix_BPE, language_model.embed(tokens_BT).to(prefix_BPE)], dim=1)
     is_before_BS = torch.nn.functional.pad(is_asked_BT, (num_prefix - 1, 1))  # the position before each asked token
-    return language_model.logits(
-        vectors_BSE, seen(turns_BT, num_prefix), positions(turns_BT, num_prefix), is_before_BS
-    )
+    return language_model.logits(vectors_BSE, seen(turns_BT, num_prefix), positions(turns_BT, num_prefix), is_before_BS)
 
 
 def seen(turns_BT: Tensor, num_prefix: int) -> Tensor:

@@ -168,8 +168,7 @@ class DinoObjective(Objective):
             # of the mean answer: 0 where all prototypes are used alike, ln K where one takes all
             "kl_to_uniform": math.log(self.out_dim) - torch.special.entr(mean_K).sum(),
             "centre_norm": self.centre_K.norm(),
-            "feature_std": F.normalize(features_BD.float(), dim=1).std(dim=0).mean()
-            * features_BD.shape[1] ** 0.5,
+            "feature_std": F.normalize(features_BD.float(), dim=1).std(dim=0).mean() * features_BD.shape[1] ** 0.5,
         }
 
     def before_update(self, step: int) -> None:
@@ -189,9 +188,7 @@ class DinoObjective(Objective):
         # meanwhile
         self.centre_K.lerp_(batch_centre_K, max(1 - self.centre_momentum, 1 / (step + 1)))
         for teacher, student in ((self.trunk, self.student), (self.teacher_head, self.student_head)):
-            torch._foreach_lerp_(
-                list(teacher.parameters()), list(student.parameters()), 1 - self.momentum(step)
-            )
+            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - self.momentum(step))
 
     def teacher_temperature(self, step: int) -> float:
         """Returns tau_t of a step."""

@@ -41,8 +41,7 @@ def test_captions_always_name_the_word_and_half_of_them_the_object() -> None:
 def test_factors_are_uniform_and_pairwise_independent() -> None:
     scenes = [sample_scene(0, index) for index in range(4000)]
     codes = {
-        name: np.array([values.index(getattr(scene, name)) for scene in scenes])
-        for name, values in FACTORS.items()
+        name: np.array([values.index(getattr(scene, name)) for scene in scenes]) for name, values in FACTORS.items()
     }
     names = list(FACTORS)
     for i, first in enumerate(names):

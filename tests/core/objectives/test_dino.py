@@ -30,9 +30,7 @@ def _objective(**knobs: float) -> DinoObjective:
 
 
 def _batch() -> Batch:
-    images = torch.randint(
-        0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Batch(images, torch.full((4, 2), 20), torch.arange(4), torch.zeros(4, dtype=torch.int64), [""] * 4)
 
 
@@ -60,9 +58,7 @@ def test_the_objective_equals_the_paper_step_by_step() -> None:
     terms = []
     for v in range(2):
         target = F.softmax((teacher[v] - objective.centre_K) / 0.05, dim=1)
-        terms += [
-            -(target * F.log_softmax(student[w] / 0.1, dim=1)).sum(1).mean() for w in range(5) if w != v
-        ]
+        terms += [-(target * F.log_softmax(student[w] / 0.1, dim=1)).sum(1).mean() for w in range(5) if w != v]
     torch.testing.assert_close(objective.loss(batch, 0)[0], torch.stack(terms).mean())
 
 
@@ -77,9 +73,7 @@ def test_centre_and_teacher_move_after_the_update_only() -> None:
             torch.cat([objective.trunk(objective._view(_batch(), index)) for index in range(2)])
         ).mean(dim=0)
     objective.after_update(5)
-    torch.testing.assert_close(
-        objective.centre_K, batch_centre / 6
-    )  # the mean of 6 steps until that is under 1 - m_c
+    torch.testing.assert_close(objective.centre_K, batch_centre / 6)  # the mean of 6 steps until that is under 1 - m_c
     momentum = 1 + 0.5 * (0.8 - 1) * (1 + math.cos(math.pi * 5 / 10))
     assert objective.momentum(5) == pytest.approx(momentum)
     torch.testing.assert_close(objective.trunk.vit.norm.weight.detach(), before + (1 - momentum))
@@ -106,17 +100,13 @@ def test_schedules_hit_their_ends_and_a_warmup_longer_than_the_run_is_cut() -> N
     assert objective.teacher_temperature(0) == pytest.approx(0.04)
     assert objective.teacher_temperature(10) == pytest.approx(0.05)
     assert objective.momentum(10) == pytest.approx(1.0)
-    assert objective.weight_decay(0) == pytest.approx(0.04) and objective.weight_decay(10) == pytest.approx(
-        0.4
-    )
+    assert objective.weight_decay(0) == pytest.approx(0.04) and objective.weight_decay(10) == pytest.approx(0.4)
 
 
 def test_a_uniform_answer_has_the_loss_ln_k_and_one_prototype_the_greatest_divergence() -> None:
     objective = _objective()
     uniform = torch.full((4, 32), 1 / 32)
-    torch.testing.assert_close(
-        cross_view_loss((uniform, uniform), (uniform.log(),) * 5), torch.tensor(math.log(32.0))
-    )
+    torch.testing.assert_close(cross_view_loss((uniform, uniform), (uniform.log(),) * 5), torch.tensor(math.log(32.0)))
     one = F.one_hot(torch.zeros(4, dtype=torch.int64), 32).float()
     metrics = objective._metrics(torch.zeros(()), torch.randn(4, 16), one)
     assert float(metrics["kl_to_uniform"]) == pytest.approx(math.log(32.0))
