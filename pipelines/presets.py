@@ -107,6 +107,7 @@ PRESETS = {
                 "dino_centre_momentum": 0.1,
                 "dino_freeze_last_layer_steps": 300,
             },
+            "analyze_embeddings": {"pair_quantile": 0.95},
             "train_vlm": {
                 "tiny_width": 64,
                 "tiny_depth": 1,
