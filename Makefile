@@ -7,7 +7,7 @@ ARGS ?=
 
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help study test test-all check docs bench images clean
+.PHONY: help study test test-all check docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list

@@ -227,7 +227,7 @@ def _members(example: Example) -> dict[str, bytes]:
             {
                 "question": q.prompt(),
                 "answer": q.answer,
-                "text": q.options["ABCD".index(q.answer)],
+                "text": q.options[questions.LETTERS.index(q.answer)],
                 "category": q.category,
             }
             for q in example.questions
@@ -255,7 +255,7 @@ def _write_benchmark(examples: Iterable[Example], stage: Stage) -> int:
         "category": [q.category for _, q in asked],
         "image": [example.png for example, _ in asked],
     }
-    columns |= {letter: [q.options[i] for _, q in asked] for i, letter in enumerate("ABCD")}
+    columns |= {letter: [q.options[i] for _, q in asked] for i, letter in enumerate(questions.LETTERS)}
     order = ("index", "question", "A", "B", "C", "D", "answer", "category", "image")
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({name: columns[name] for name in order}), buffer)

@@ -27,10 +27,11 @@ def galleries(study: Study, arms: Sequence[str]) -> list[Gallery]:
         limits = f"{arm_name(alike)} above {number(of['above'], 2)}, {arm_name(unlike)} below {number(of['below'], 2)}"
         total = of["num_pairs"]
         shown = f"{len(direction['pairs'])} of {count(total)}" if total != len(direction["pairs"]) else count(total)
+        found_pairs = f"{shown} {'pair' if total == 1 else 'pairs'}" if total else "No pair lies within both thresholds"
         found.append(
             Gallery(
                 heading=f"Alike to {arm_name(alike)}, not to {arm_name(unlike)}",
-                caption=f"{shown} pairs ({limits})." if total else f"No pair lies within both thresholds ({limits}).",
+                caption=f"{found_pairs} ({limits}).",
                 pairs=[_pair(sheet, pair, (alike, unlike)) for pair in direction["pairs"]],
             )
         )

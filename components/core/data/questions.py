@@ -10,7 +10,7 @@ passes for one of VMCBench.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from components.core.data.world import FACTORS, Scene
@@ -110,11 +110,15 @@ class Question:
 
     def prompt(self) -> str:
         """Returns the prompt of VMCBench."""
-        options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True))
-        return (
-            f"Question: {self.question}\nOptions:\n{options}\n"
-            "Answer with the option's letter from the given choices directly.\n"
-        )
+        return vmcbench_prompt(self.question, self.options)
+
+
+def vmcbench_prompt(question: str, options: Sequence[str]) -> str:
+    """Returns the prompt in which VMCBench (arXiv 2501.03225) asks a question with its four options."""
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
+    return (
+        f"Question: {question}\nOptions:\n{listed}\nAnswer with the option's letter from the given choices directly.\n"
+    )
 
 
 def ask(scene: Scene, category: str, *, seed: int, index: int) -> Question:
@@ -142,11 +146,6 @@ def ask(scene: Scene, category: str, *, seed: int, index: int) -> Question:
 def ask_all(scene: Scene, *, seed: int, index: int) -> list[Question]:
     """Returns one question of each set about a scene."""
     return [ask(scene, category, seed=seed, index=index) for category in SETS]
-
-
-def conversation(scene: Scene, *, seed: int, index: int) -> list[tuple[str, str]]:
-    """Returns (prompt, answer letter) pairs about a scene, one per set, for instruction tuning."""
-    return [(question.prompt(), question.answer) for question in ask_all(scene, seed=seed, index=index)]
 
 
 def _wrong(answers: tuple[str, ...], right: str, rng: random.Random) -> list[str]:

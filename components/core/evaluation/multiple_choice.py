@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image
 
+from components.core.data.questions import LETTERS, vmcbench_prompt
 from components.core.evaluation.intervals import wilson
 
-LETTERS = "ABCD"
 CHANCE = 1 / len(LETTERS)
 COLUMNS = ("index", "question", *LETTERS, "answer", "category", "image")
 LONG_REPLY_WORDS = 5
@@ -43,11 +43,7 @@ class Question:
 
     def prompt(self) -> str:
         """Returns VMCBench's prompt."""
-        options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True))
-        return (
-            f"Question: {self.question}\nOptions:\n{options}\n"
-            "Answer with the option's letter from the given choices directly.\n"
-        )
+        return vmcbench_prompt(self.question, self.options)
 
     def picture(self) -> Image.Image:
         """Returns the decoded picture, RGB.

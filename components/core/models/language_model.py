@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from components.core.data.questions import LETTERS
 from components.core.models.torchvision_cpu import allow_torchvision_import
 
 TINY = "tiny"
-LETTERS = "ABCD"
 END, PADDING, UNKNOWN = "</s>", "<pad>", "<unk>"
 MAX_POSITIONS = 4096
 FRAME = ("Question: ", "Options:", "Answer with the option's letter from the given choices directly.")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from components.core.data.questions import GROUP_OF_SET, GROUPS, LETTERS, SETS, ask, ask_all, conversation
+from components.core.data.questions import GROUP_OF_SET, GROUPS, LETTERS, SETS, ask, ask_all
 from components.core.data.world import sample_scene
 
 
@@ -39,9 +39,3 @@ def test_prompts_have_the_form_of_vmcbench() -> None:
         f"Question: In which style is the {scene.object} drawn?\nOptions:\nA. {a}\nB. {b}\nC. {c}\nD. {d}\n"
         "Answer with the option's letter from the given choices directly.\n"
     )
-
-
-def test_a_conversation_asks_each_set_once() -> None:
-    pairs = conversation(sample_scene(0, 3), seed=0, index=3)
-    assert len(pairs) == len(SETS)
-    assert all(answer in LETTERS for _, answer in pairs)
