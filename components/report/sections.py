@@ -159,21 +159,15 @@ def _data(study: Study) -> Section:
     columns += [Column("digest", is_number=False)]
     rows = []
     for manifest in study.data:
-        reasons = ", ".join(f"{k} {v}" for k, v in manifest.counts.get("reasons", {}).items())
+        reasons = ", ".join(f"{reason} {number}" for reason, number in manifest.counts["reasons"].items())
         rows.append(
-            _data_row(str(manifest.summary.get("purpose", manifest.kind)), manifest.counts, reasons, manifest.digest)
+            [
+                Cell(manifest.summary["purpose"]),
+                Cell(count(manifest.counts["samples"])),
+                Cell(count(manifest.counts["rejected"]), reasons),
+                Cell(short_hash(manifest.digest), tone="code"),
+            ]
         )
-    probe = study.analysis_manifest.summary.get("shards")
-    if probe and probe["digest"] not in {manifest.digest for manifest in study.data}:
-        reasons = ", ".join(f"{k} {v}" for k, v in probe["counts"].get("reasons", {}).items())
-        rows.append(_data_row("probe", probe["counts"], reasons, probe["digest"]))
-    digests = {
-        "pretrain": study.first.checkpoint.inputs.get("shards", ""),
-        "instruct": study.first.vlm.inputs.get("shards", ""),
-        "benchmark": study.first.benchmark.inputs.get("benchmark", ""),
-    }
-    shown = {row[0].text for row in rows}
-    rows += [_data_row(name, {}, "", digest) for name, digest in digests.items() if name not in shown]
     note = (
         "Each of these folders holds data_card.html with samples and counts, and rejects.jsonl with every refused "
         "picture."
@@ -181,12 +175,6 @@ def _data(study: Study) -> Section:
     return Section(
         "data", "The data", [Table("The frozen data sets that every arm reads.", columns, rows), Prose(note, "note")]
     )
-
-
-def _data_row(name: str, counts: dict, reasons: str, digest: str) -> list[Cell]:
-    numbers = [Cell(count(counts[key])) if key in counts else tables.NONE for key in ("samples", "rejected")]
-    numbers[1] = Cell(numbers[1].text, reasons, numbers[1].tone)
-    return [Cell(name), *numbers, Cell(short_hash(digest), tone="code")]
 
 
 def _provenance(study: Study, commit: str) -> Section:

@@ -48,7 +48,7 @@ class Study:
     Attributes:
         arms: In the order of the checkpoints; the others are compared to the first.
         confidence: Coverage of all intervals.
-        data: The manifests of the shards, where they were given.
+        data: The manifests of the shards and the benchmark.
         sheets: The PNG sheets of pairs by name.
     """
 
@@ -115,7 +115,7 @@ def read_study(stage: Stage) -> Study:
         analysis_manifest=manifest,
         pairs=folder.read_json("pairs.json"),
         sheets={name: folder.read(name) for name in manifest.files if name.endswith(".png")},
-        data=stage.input_lists.get("shards", []),
+        data=stage.input_lists["shards"],
     )
 
 

@@ -16,6 +16,7 @@ from components.runtime.storage import LocalFolder
 
 Accuracies = Mapping[str, Mapping[str, float]]
 NUM_PICTURES, NUM_QUESTIONS = 400, 200
+PURPOSES = ("pretrain", "probe", "instruct", "benchmark")
 HASHES = {"trunk_init": "a" * 64, "manifest": "b" * 64, "sample_order": "c" * 64, "schedule": "d" * 64}
 
 
@@ -172,6 +173,11 @@ def write_study(tmp_path: Path) -> Callable[..., list[str]]:
             field: ",".join(str(root / stage / arm) for arm in (reversed(arms) if reverse_inputs else arms))
             for field, stage in (("evaluations", "evaluate"), ("vlms", "train_vlm"), ("benchmarks", "benchmark_vlm"))
         }
+        for purpose in PURPOSES:
+            counts = {"inputs": 410, "samples": 400, "unused": 0, "rejected": 10, "reasons": {"decode": 10}}
+            data = {"counts": counts, "summary": {"purpose": purpose}, "cost": {"seconds": 1}}
+            commit(LocalFolder(root / "build_shards" / purpose), "ShardsManifest", "build_shards", **data)
+        listed["shards"] = ",".join(str(root / "build_shards" / purpose) for purpose in PURPOSES)
         checkpoints = ",".join(str(root / "pretrain" / arm) for arm in arms)
         fields = {"checkpoints": checkpoints, "analysis": str(root / "analyze_embeddings")} | listed
         return [f"--{field}={value}" for field, value in fields.items()]
