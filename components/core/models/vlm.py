@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from components.core.models.language_model import LETTERS, LanguageModel
+from components.core.data.questions import LETTERS
+from components.core.models.language_model import LanguageModel
 from components.core.models.projector import Projector
 from components.core.models.trunk import PIXEL_MEAN, Trunk
 
