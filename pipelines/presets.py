@@ -72,8 +72,8 @@ PRESETS = {
     ),
     "laptop": Preset(
         about="The study's direction in the synthetic world: what each encoder sees, as numbers.",
-        cost="About ten minutes on two CPU cores.",
-        score="Linear probe: CLIP ahead on text and objects, DINO ahead on colour and style, intervals apart.",
+        cost="About seven minutes on two CPU cores, ten at most.",
+        score="Linear probe: CLIP 74 to 82 on object and 100 on word, DINO 65 and 18 and ahead on colour and style.",
         hardware=LAPTOP,
         knobs={
             "build_shards/pretrain": {"num_samples": 8_000},
@@ -115,7 +115,7 @@ PRESETS = {
                 "text_batch_size": 32,
                 "align_steps": 100,
                 "align_learning_rate": 3e-3,
-                "tune_steps": 600,
+                "tune_steps": 1_500,
                 "tune_learning_rate": 3e-3,
                 "tune_batch_size": 32,
                 "questions_per_picture": 4,
