@@ -1,5 +1,6 @@
 """The whole study at its smallest, as a person runs it."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -82,26 +83,30 @@ def test_mlflow_has_a_run_per_task_below_the_studys(unbroken: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_that_was_killed_and_interrupted_ends_with_the_same_results(unbroken: Path, tmp_path: Path) -> None:
-    killed = disturb(tmp_path, "pretrain/dino", lambda runner, stage: stage.kill())
+    run = tmp_path / "smoke"
+    killed = disturb(tmp_path, "pretrain/dino", run / "pretrain/dino/checkpoints", lambda runner, stage: stage.kill())
     assert killed.returncode == 1 and "SIGKILL" in killed.stderr.read()
-    interrupted = disturb(tmp_path, "train_vlm/clip", lambda runner, stage: runner.send_signal(signal.SIGINT))
+    interrupted = disturb(
+        tmp_path,
+        "train_vlm/clip",
+        run / "logs/train_vlm/clip.log",
+        lambda runner, stage: runner.send_signal(signal.SIGINT),
+    )
     assert interrupted.returncode == 3
     assert run_smoke(tmp_path).returncode == 0
-    assert results(tmp_path / "smoke") == results(unbroken)
+    assert results(run) == results(unbroken)
 
 
-def disturb(runs: Path, task: str, act: Callable[[Any, Any], None]) -> Any:
-    """Runs the study until a task's process is at work, disturbs it, and waits for the end."""
+def disturb(runs: Path, task: str, sign: Path, act: Callable[[Any, Any], None]) -> Any:
+    """Runs the study until a task has written the file or folder `sign`, disturbs it, and waits for the end."""
     runner = subprocess.Popen(command(runs), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    stage = None
-    while stage is None:
+    while not sign.exists():
         assert runner.poll() is None, f"the study ended before {task}"
-        time.sleep(0.2)
-        for child in psutil.Process(runner.pid).children():
-            if f"--out_uri={runs}/smoke/{task}" in " ".join(child.cmdline()):
-                stage = child
-    time.sleep(5)
-    act(runner, stage)
+        time.sleep(0.02)
+    for child in psutil.Process(runner.pid).children():
+        with contextlib.suppress(psutil.Error):  # a stage that ended meanwhile
+            if f"--out_uri={runs}/smoke/{task}" in child.cmdline():
+                act(runner, child)
     runner.wait()
     return runner
 
