@@ -73,7 +73,7 @@ PRESETS = {
     "laptop": Preset(
         about="The study's direction in the synthetic world: what each encoder sees, as numbers.",
         cost="About seven minutes on two CPU cores, ten at most.",
-        score="Linear probe: word 100 (CLIP) and 18 to 22 (DINO), object 57 to 82 and 62 to 65; style and colour: DINO.",
+        score="Linear probe: word 100 (CLIP), 18 to 22 (DINO); object 57 to 82, 62 to 65; DINO ahead on style.",
         hardware=LAPTOP,
         knobs={
             "build_shards/pretrain": {"num_samples": 8_000},
