@@ -52,7 +52,6 @@ class Stage:
     """What a running stage is given beside its parameters."""
 
     def __init__(self, values: StageParams, log: Log) -> None:
-        self._values = values
         self._log = log
         self.out = open_folder(values.out_uri)
         self.inputs: dict[str, Manifest] = {}
