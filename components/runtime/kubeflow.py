@@ -54,14 +54,19 @@ def container_component(
     return dsl.container_component(component)
 
 
+def _is_artifact(field: dataclasses.Field) -> bool:
+    return bool(field.metadata.get("source")) and not field.metadata.get("optional")
+
+
 def _names(field: dataclasses.Field, arms: Sequence[str]) -> list[str]:
     """Returns the component's inputs that a field is made of."""
     parts = field.metadata.get("parts") or arms
-    return [f"{field.name}_{part}" for part in parts] if field.metadata.get("many") else [field.name]
+    is_split = _is_artifact(field) and field.metadata.get("many")
+    return [f"{field.name}_{part}" for part in parts] if is_split else [field.name]
 
 
 def _inputs(field: dataclasses.Field, arms: Sequence[str]) -> list[inspect.Parameter]:
-    if not field.metadata.get("source"):
+    if not _is_artifact(field):
         is_required = field.default is dataclasses.MISSING
         return [_parameter(field.name, field.type, inspect.Parameter.empty if is_required else field.default)]
     return [_parameter(name, dsl.Input[ARTIFACTS[field.metadata["kind"]]]) for name in _names(field, arms)]
@@ -74,7 +79,7 @@ def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empt
 def _word(field: dataclasses.Field, arms: Sequence[str], given: Mapping[str, Any]) -> str:
     """Returns `--field=` with its value, or with the values of all arms for a source that takes many."""
     values = [given[name] for name in _names(field, arms)]
-    return f"--{field.name}=" + ",".join(str(v.path if field.metadata.get("source") else v) for v in values)
+    return f"--{field.name}=" + ",".join(str(v.path if _is_artifact(field) else v) for v in values)
 
 
 def _docstring(params: type[StageParams], arms: Sequence[str]) -> str:

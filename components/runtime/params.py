@@ -28,7 +28,7 @@ def knob(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def source(*, help: str, kind: str, many: bool = False, parts: Sequence[str] = ()) -> Any:
+def source(*, help: str, kind: str, many: bool = False, parts: Sequence[str] = (), optional: bool = False) -> Any:
     """Returns a field for the address of what another stage wrote.
 
     The address is the folder that holds the manifest, the manifest itself, or a file in which KFP hands on the
@@ -39,8 +39,11 @@ def source(*, help: str, kind: str, many: bool = False, parts: Sequence[str] = (
         kind: The KFP artefact type of the input (`Dataset`, `Model`, `Artifact`).
         many: More than one address is accepted, one per arm.
         parts: More than one address is accepted, one for each of these names.
+        optional: It may be empty; KFP takes it as text, because an artefact can't be left out.
     """
     metadata = {"help": help, "kind": kind, "many": many or bool(parts), "parts": tuple(parts), "source": True}
+    if optional:
+        return dataclasses.field(default="", metadata=metadata | {"optional": True})
     return dataclasses.field(metadata=metadata)
 
 
@@ -195,6 +198,6 @@ def _problems(field: dataclasses.Field, value: Any) -> list[str]:
         low, high = metadata.get("low"), metadata.get("high")
         if (low is not None and value < low) or (high is not None and value > high):
             return [wrong]
-    if (metadata.get("address") or metadata.get("source")) and not value.strip():
+    if (metadata.get("address") or metadata.get("source")) and not (value.strip() or metadata.get("optional")):
         return [f"--{field.name} is empty: give {metadata['help']}."]
     return []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from components.runtime import errors, params, process
+from components.runtime import errors, metrics, params, process
 from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.logs import Log, Progress
 from components.runtime.manifest import (
@@ -31,21 +31,27 @@ from components.runtime.tracking import Tracking
 class Outcome:
     """What a stage's `run` returns; the frame makes the manifest from it.
 
+    A process that only did its share of a stage returns None instead, and another one writes the manifest.
+
     Attributes:
         kind: The manifest's kind.
         files: The names written under `stage.out` that the result consists of.
+        described: sha256 and size of files where they are known; the others are read back for it.
         counts: How many of what.
         summary: Deterministic facts for the next stages.
         cost: Facts that differ from run to run; `seconds` is added.
         metrics: The stage's headline numbers, for MLflow and KFP.
+        scratch: A folder under `stage.out` that is of no use any more; empty: none.
     """
 
     kind: str
     files: Sequence[str]
+    described: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     counts: dict[str, Any] = dataclasses.field(default_factory=dict)
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    scratch: str = ""
 
 
 class Stage:
@@ -149,27 +155,46 @@ def _run(
     stage.tracking.spool.params(values.knobs())
     stage.tracking.spool.tags({"ceteris.stage": values.stage_name(), "ceteris.out": stage.out.uri})
     log.event("started", out=stage.out.uri)
+    if problem := metrics.serve():
+        log.event("metrics_not_served", problem=problem)
+    _sweep(stage.out, log)
     process.keep_freed_memory()
     start, start_cpu = time.monotonic(), _cpu_seconds()
-    outcome: Outcome = importlib.import_module(f"components.{values.stage_name()}.stage").run(values, stage)
+    outcome: Outcome | None = importlib.import_module(f"components.{values.stage_name()}.stage").run(values, stage)
     cost = {"seconds": time.monotonic() - start, "cpu_seconds": _cpu_seconds() - start_cpu}
+    if outcome is None:
+        log.event("share_done", out=stage.out.uri, seconds=round(cost["seconds"], 1))
+        return
     manifest = Manifest(
         kind=outcome.kind,
         stage=values.stage_name(),
         params=values.knobs(),
         inputs=stage.input_digests(),
-        files={name: describe_file(stage.out, name) for name in outcome.files},
+        files={name: outcome.described.get(name) or describe_file(stage.out, name) for name in outcome.files},
         counts=outcome.counts,
         summary=outcome.summary | ({"metrics": outcome.metrics} if outcome.metrics else {}),
-        cost=outcome.cost | {k: round(v, 3) for k, v in cost.items()},
+        cost=outcome.cost | {k: round(v, 3) for k, v in cost.items()} | {"counters": metrics.totals()},
         code=code_version(),
     )
     write_manifest(stage.out, manifest)
+    if outcome.scratch:
+        stage.out.folder(outcome.scratch).clear()
     if outcome.metrics:
         stage.tracking.spool.metrics(0, outcome.metrics)
     stage.tracking.spool.tags({"ceteris.manifest": f"{stage.out.uri}/manifest.json", "ceteris.digest": manifest.digest})
     _write_kfp_outputs(kfp, stage.out, manifest)
     log.event("done", out=stage.out.uri, digest=manifest.digest[:12], seconds=round(cost["seconds"], 1))
+
+
+def _sweep(out: Folder, log: Log) -> None:
+    """Removes what killed writers left long ago; a store that doesn't let us is no reason to stop."""
+    try:
+        num_removed = out.sweep_uploads()
+    except StageFailure as error:
+        log.event("not_swept", problem=str(error))
+        return
+    if num_removed:
+        log.event("swept", unfinished_uploads=num_removed)
 
 
 def _cpu_seconds() -> float:

@@ -1,19 +1,27 @@
 """Folders of named objects on a disk or in S3, behind one small interface."""
 
 import contextlib
+import errno
+import hashlib
+import io
 import json
 import os
 import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
+from components.runtime import metrics
 from components.runtime.errors import BadInput, StageFailure
 
-ATTEMPTS = 6
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
 PARTIAL_SUFFIX = ".partial"
+STALE_AFTER_S = 24 * 3600
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 class Folder(Protocol):
@@ -27,7 +35,31 @@ class Folder(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Returns the bytes from `start` up to `stop`; fewer where the object ends before."""
+        ...
+
+    def open(self, name: str) -> io.BufferedIOBase:
+        """Returns a file to read from, which can seek."""
+        ...
+
     def write(self, name: str, data: bytes) -> None: ...
+
+    def writer(self, name: str) -> AbstractContextManager[io.BufferedIOBase]:
+        """Returns a file to write to; the object appears when its block ends, and never after an exception."""
+        ...
+
+    def write_once(self, name: str, data: bytes) -> bool:
+        """Writes a name that doesn't exist yet; of several writers at once, exactly one succeeds.
+
+        Returns:
+            Whether it was written; where the name existed already, it is left as it is.
+        """
+        ...
+
+    def size(self, name: str) -> int:
+        """Returns the object's length in bytes."""
+        ...
 
     def exists(self, name: str) -> bool: ...
 
@@ -37,7 +69,23 @@ class Folder(Protocol):
 
     def delete(self, name: str) -> None: ...
 
+    def clear(self) -> None:
+        """Deletes everything below this folder."""
+        ...
+
+    def sweep_uploads(self) -> int:
+        """Removes what writers that were killed over 24 hours ago have left, and returns how many there were."""
+        ...
+
     def folder(self, name: str) -> "Folder": ...
+
+    def read_verified(self, name: str, sha256: str) -> bytes:
+        """Returns an object whose content has this digest; one that hasn't is read a second time.
+
+        Raises:
+            StageFailure: It hasn't at the second reading either.
+        """
+        ...
 
     def read_json(self, name: str) -> Any: ...
 
@@ -57,18 +105,36 @@ def open_folder(uri: str) -> Folder:
     if scheme[1] == "file" and parts.netloc in ("", "localhost"):
         return LocalFolder(Path(unquote(parts.path)))
     if scheme[1] == "s3" and parts.netloc:
+        from components.runtime.s3 import S3Folder
+
         return S3Folder(parts.netloc, parts.path.strip("/"))
     raise BadInput(f"The address '{uri}' can't be opened: give a path, file:///path or s3://bucket/prefix.")
 
 
-class _JsonFolder:
-    """JSON on top of bytes."""
+class BaseFolder:
+    """What is the same in every folder: digests and JSON on top of bytes."""
+
+    uri: str
 
     def read(self, name: str) -> bytes:
         raise NotImplementedError
 
     def write(self, name: str, data: bytes) -> None:
         raise NotImplementedError
+
+    def read_verified(self, name: str, sha256: str) -> bytes:
+        data = self.read(name)
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+        metrics.count("storage_retries", operation="read", reason="Corrupted")
+        data = self.read(name)
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise StageFailure(
+                f"{self.uri}/{name} is damaged: its sha256 is {found}, its manifest says {sha256}; "
+                "run the stage that wrote it again."
+            )
+        return data
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
@@ -77,7 +143,7 @@ class _JsonFolder:
         self.write(name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-class LocalFolder(_JsonFolder):
+class LocalFolder(BaseFolder):
     """A directory; writes go to a partial file, which is renamed."""
 
     def __init__(self, path: Path) -> None:
@@ -90,22 +156,48 @@ class LocalFolder(_JsonFolder):
         except NotADirectoryError as error:
             raise FileNotFoundError(str(self.path / name)) from error
 
-    def write(self, name: str, data: bytes) -> None:
-        target = self.path / name
-        partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        with self.open(name) as file:
+            file.seek(start)
+            return file.read(max(0, stop - start))
+
+    def open(self, name: str) -> io.BufferedIOBase:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            return (self.path / name).open("rb")
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(self.path / name)) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.writer(name) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def writer(self, name: str) -> Iterator[io.BufferedIOBase]:
+        target = self.path / name
+        with self._partial(target) as partial:
+            with _said(target):
+                file = partial.open("wb")
+            with _said(target, DISK_ERRORS), file:
+                yield file
+                _settle(file)
+            with _said(target):
+                partial.replace(target)
+
+    def write_once(self, name: str, data: bytes) -> bool:
+        target = self.path / name
+        with self._partial(target) as partial, _said(target):
             with partial.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise BadInput(
-                f"{target} can't be written ({error.strerror}): choose an out_uri that is writable and has room."
-            ) from error
+                _settle(file)
+            try:
+                os.link(partial, target)
+            except FileExistsError:
+                return False
+        return True
+
+    def size(self, name: str) -> int:
+        with self.open(name) as file:
+            return os.fstat(file.fileno()).st_size
 
     def exists(self, name: str) -> bool:
         return (self.path / name).is_file()
@@ -117,84 +209,47 @@ class LocalFolder(_JsonFolder):
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def sweep_uploads(self) -> int:
+        num_removed = 0
+        for partial in self.path.rglob(f"*{PARTIAL_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):
+                if partial.stat().st_mtime < time.time() - STALE_AFTER_S:
+                    partial.unlink()
+                    num_removed += 1
+        return num_removed
+
     def folder(self, name: str) -> "LocalFolder":
         return LocalFolder(self.path / name)
 
-
-class S3Folder(_JsonFolder):
-    """A prefix of a bucket; address, region and credentials come from boto3's own settings and environment."""
-
-    def __init__(self, bucket: str, prefix: str) -> None:
-        self.bucket, self.prefix = bucket, prefix
-        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-
-    def read(self, name: str) -> bytes:
-        return self._call("get_object", name)["Body"].read()
-
-    def write(self, name: str, data: bytes) -> None:
-        self._call("put_object", name, Body=data)
-
-    def exists(self, name: str) -> bool:
+    @contextlib.contextmanager
+    def _partial(self, target: Path) -> Iterator[Path]:
+        """Yields the path of a file beside the target; whatever happens, it is gone in the end."""
+        partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
+        with _said(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._call("head_object", name)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def names(self, prefix: str = "") -> list[str]:
-        below = f"{self.prefix}/" if self.prefix else ""
-        pages = s3_client().get_paginator("list_objects_v2")
-        keys = (
-            item["Key"].removeprefix(below)
-            for page in pages.paginate(Bucket=self.bucket, Prefix=below + prefix)
-            for item in page.get("Contents", ())
-        )
-        return sorted(keys)
-
-    def delete(self, name: str) -> None:
-        self._call("delete_object", name)
-
-    def folder(self, name: str) -> "S3Folder":
-        return S3Folder(self.bucket, f"{self.prefix}/{name}".strip("/"))
-
-    def _call(self, operation: str, name: str, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        key = f"{self.prefix}/{name}".lstrip("/")
-        try:
-            return getattr(s3_client(), operation)(Bucket=self.bucket, Key=key, **arguments)
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in ("404", "NoSuchKey", "NotFound"):
-                raise FileNotFoundError(f"s3://{self.bucket}/{key}") from error
-            remedy = {
-                "NoSuchBucket": "create the bucket or correct the address",
-                "403": "grant the credentials this action",
-                "AccessDenied": "grant the credentials this action",
-            }.get(code, "look at the store's own log")
-            raise StageFailure(f"{operation} of s3://{self.bucket}/{key} was refused ({code}): {remedy}.") from error
-        except BotoCoreError as error:
-            raise StageFailure(
-                f"{operation} of s3://{self.bucket}/{key} failed ({error}): "
-                "check the endpoint (AWS_ENDPOINT_URL), the region and the credentials."
-            ) from error
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
 
 
-_s3_clients: dict[int, Any] = {}
+def _settle(file: io.BufferedWriter) -> None:
+    """Returns when the bytes are on the disk, so that a name never stands for less after a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def s3_client() -> Any:
-    """Returns this process's S3 client, made once (a forked worker makes its own)."""
-    if os.getpid() not in _s3_clients:
-        import boto3
-        from botocore.config import Config
-
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            request_checksum_calculation="when_required",  # else many S3-compatible stores refuse the request
-            response_checksum_validation="when_required",
-        )
-        _s3_clients[os.getpid()] = boto3.client("s3", config=config)
-    return _s3_clients[os.getpid()]
+@contextlib.contextmanager
+def _said(target: Path, only: frozenset[int] = frozenset()) -> Iterator[None]:
+    """Turns an OSError (where `only` is given, of these numbers) into a sentence; others belong to the caller."""
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        raise BadInput(
+            f"{target} can't be written ({error.strerror}): choose an out_uri that is writable and has room."
+        ) from error

@@ -13,9 +13,9 @@ from typing import Any
 import boto3
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipelines.scores import scores_table
+from tests.s3 import s3_server, use_s3
 
 SCORE = {"accuracy": 0.5, "low": 0.4, "high": 0.61}
 
@@ -113,23 +113,14 @@ def disturb(runs: Path, task: str, sign: Path, act: Callable[[Any, Any], None]) 
 
 @pytest.mark.slow
 def test_a_study_in_s3_has_the_same_results(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    store = boto3.client("s3")
-    store.create_bucket(Bucket="studies")
-    ended = run_smoke(tmp_path, "--out", "s3://studies/smoke")
-    assert ended.returncode == 0, ended.stderr
-    assert "s3://studies/smoke/report/report.html" in ended.stdout
-    found = store.get_object(Bucket="studies", Key="smoke/report/results.json")["Body"].read()
-    server.stop()
+    with s3_server() as endpoint:
+        use_s3(monkeypatch, endpoint)
+        store = boto3.client("s3")
+        store.create_bucket(Bucket="studies")
+        ended = run_smoke(tmp_path, "--out", "s3://studies/smoke")
+        assert ended.returncode == 0, ended.stderr
+        assert "s3://studies/smoke/report/report.html" in ended.stdout
+        found = store.get_object(Bucket="studies", Key="smoke/report/results.json")["Body"].read()
     assert found == results(unbroken)
 
 

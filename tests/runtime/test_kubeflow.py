@@ -17,11 +17,16 @@ from pipelines.knobs import STAGES
 ARMS = ("clip", "dino")
 
 
+def artifacts_of(stage: str) -> dict[str, dataclasses.Field]:
+    """Returns the sources that KFP hands on as artefacts: those that can't be left out."""
+    return {name: f for name, f in STAGES[stage].sources().items() if not f.metadata.get("optional")}
+
+
 def component_of(stage: str) -> Any:
     made = getattr(importlib.import_module(f"components.{stage}.component"), stage)
     return (
         made(ARMS)
-        if any(f.metadata["many"] and not f.metadata["parts"] for f in STAGES[stage].sources().values())
+        if any(f.metadata["many"] and not f.metadata["parts"] for f in artifacts_of(stage).values())
         else made
     )
 
@@ -59,12 +64,12 @@ def test_a_component_gives_its_stage_the_command_line_that_the_parameters_write(
     cls = STAGES[stage]
     required = {"arm": "clip", "purpose": "probe", "out_uri": "s3://bucket/out"}
     sources = {name: ",".join(f"s3://b/{a}" for a in parts_of(f)) if f.metadata["many"] else "s3://b/one"
-               for name, f in cls.sources().items()}  # fmt: skip
+               for name, f in artifacts_of(stage).items()}  # fmt: skip
     params = cls(**sources | {k: v for k, v in required.items() if k in cls.__dataclass_fields__})
     names = {f.name for f in dataclasses.fields(cls)}
     values = {name: getattr(params, name) for name in names - sources.keys()}
     addresses: dict[str, str] = {}
-    for name, field in cls.sources().items():
+    for name, field in artifacts_of(stage).items():
         addresses |= (
             {f"{name}_{a}": f"s3://b/{a}" for a in parts_of(field)} if field.metadata["many"] else {name: "s3://b/one"}
         )
