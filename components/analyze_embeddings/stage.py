@@ -14,7 +14,7 @@ from PIL import Image
 from components.analyze_embeddings import grid, statistics
 from components.analyze_embeddings.features import TestFeatures, read_features
 from components.analyze_embeddings.params import Params
-from components.core.data.reader import Sample, read_samples
+from components.core.data.shard_samples import Sample, read_samples
 from components.core.evaluation import pairs, similarity
 from components.core.evaluation.pairs import MinedPairs
 from components.runtime.errors import BadInput

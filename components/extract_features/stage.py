@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.core.data.augment import whole_view
 from components.core.data.batch import stack_images
-from components.core.data.reader import Sample, read_samples
+from components.core.data.shard_samples import Sample, read_samples
 from components.core.evaluation.zero_shot import class_embeddings
 from components.core.models.encoder import TEXT_FILES, device, load_encoder, load_text
 from components.extract_features.params import Params
@@ -84,8 +84,7 @@ def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample
 
 def _pictures(batch: list[Sample], size_px: int) -> Tensor:
     """Returns the pictures' largest centred squares, (B, 3, S, S) in [0, 1]."""
-    images = [torch.from_numpy(numpy.asarray(sample.image).transpose(2, 0, 1).copy()) for sample in batch]
-    images_BCHW, sizes_B2 = stack_images(images)
+    images_BCHW, sizes_B2 = stack_images([numpy.asarray(sample.image) for sample in batch])
     return whole_view(images_BCHW, sizes_B2, size_px)
 
 

@@ -19,6 +19,12 @@ class Params(StageParams):
         16, help="canonical streams that the shards are dealt to; each gives batch_size / num_streams", low=1, high=4096
     )
     cache_gib: float = knob(2.0, help="memory for decoded pictures that are kept over epochs", low=0, high=4096)
+    shard_cache: str = knob("", help="folder on the node's own disk for shards from S3; empty: none")
+    shard_cache_gib: float = knob(100.0, help="most that the node's shards take there", low=0.001, high=100_000)
+    num_reader_threads: int = knob(2, help="threads that fetch shards, and as many that decode", low=1, high=256)
+    decode_short_side_px: int = knob(
+        0, help="a JPEG at least twice this size is decoded at a fraction of it; 0 decodes all pictures whole", low=0
+    )
 
     image_size_px: int = knob(48, help="side of a training view", low=8, high=2048)
     patch_size_px: int = knob(8, help="side of a patch", low=1, high=256)

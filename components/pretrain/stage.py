@@ -1,6 +1,7 @@
 """pretrain: one arm's encoder, from captioned shards."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from components.core.training.loop import Curve, Diverged, Interrupted, LoopConf
 from components.core.training.optimizer import schedule_sha256
 from components.pretrain.arms import build_objective, differences
 from components.pretrain.params import Params
+from components.runtime import metrics
+from components.runtime.cache import CachedFolder
 from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.stage import Outcome, Stage
+from components.runtime.storage import Folder
 
 GIB = 1 << 30
 
@@ -34,7 +38,14 @@ def run(params: Params, stage: Stage) -> Outcome:
         order = SampleOrder(sizes, seed=params.seed, batch_size=params.batch_size, num_streams=params.num_streams)
     except ValueError as error:
         raise BadInput(str(error)) from error
-    reader = ShardReader(stage.folder("shards"), manifest, order, cache_bytes=int(params.cache_gib * GIB))
+    reader = ShardReader(
+        _shards(params, stage),
+        manifest,
+        order,
+        cache_bytes=int(params.cache_gib * GIB),
+        num_threads=params.num_reader_threads,
+        decode_short_side_px=params.decode_short_side_px,
+    )
     trunk = Trunk(
         image_size_px=params.image_size_px,
         patch_size_px=params.patch_size_px,
@@ -77,6 +88,14 @@ def run(params: Params, stage: Stage) -> Outcome:
     )
 
 
+def _shards(params: Params, stage: Stage) -> Folder | CachedFolder:
+    """Returns where the shards are read: the node's cache in front of their folder, if there is one."""
+    folder = stage.folder("shards")
+    if not params.shard_cache:
+        return folder
+    return CachedFolder(folder, Path(params.shard_cache), int(params.shard_cache_gib * GIB))
+
+
 def _train(params: Params, stage: Stage, objective: Objective, reader: ShardReader) -> Curve:
     config = LoopConfig(
         num_steps=params.num_steps,
@@ -98,9 +117,11 @@ def _train(params: Params, stage: Stage, objective: Objective, reader: ShardRead
     with stage.progress(params.num_steps, "step") as bar:
         bar.advance(resumed.step if resumed else 0)
 
-        def report(step: int, metrics: dict[str, float]) -> None:
-            bar.advance(step - bar.done, **{k: v for k, v in metrics.items() if k == "loss"})
-            stage.metrics(step, metrics | {"samples_seen": float(step * params.batch_size)})
+        def report(step: int, values: dict[str, float]) -> None:
+            bar.advance(step - bar.done, **{k: v for k, v in values.items() if k == "loss"})
+            waited = reader.take_wait_s()
+            metrics.count("data_wait_seconds", waited)
+            stage.metrics(step, values | {"samples_seen": float(step * params.batch_size), "data_wait_s": waited})
 
         try:
             return train(

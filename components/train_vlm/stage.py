@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from components.core.data.dialogue import Dialogue, DialogueBatch, DialogueBatches, dialogue, texts
-from components.core.data.reader import Sample, read_samples
+from components.core.data.shard_samples import Sample, read_samples
 from components.core.models.encoder import architecture, device, load_encoder, save_encoder
 from components.core.models.language_model import (
     TINY,

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy
 import torch
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,15 @@ class Batch:
         )
 
 
-def stack_images(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (images_BCHW, sizes_B2) of uint8 CHW images, zero-padded at the right and bottom."""
-    sizes_B2 = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64).view(-1, 2)
-    height, width = (int(size) for size in sizes_B2.max(dim=0).values)
-    if all(image.shape[1:] == (height, width) for image in images):
-        return torch.stack(images), sizes_B2
-    images_BCHW = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
-    for image_CHW, padded_CHW in zip(images, images_BCHW, strict=True):
-        padded_CHW[:, : image_CHW.shape[1], : image_CHW.shape[2]] = image_CHW
-    return images_BCHW, sizes_B2
+def stack_images(images: Sequence[NDArray[numpy.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (images_BCHW, sizes_B2) of uint8 (H, W, C) pictures, zero-padded at the right and bottom.
+
+    In memory the channels stay last, as Pillow decodes them. It is NumPy's work, because a thread that prepares
+    batches would otherwise start PyTorch's own team of threads beside the one that trains.
+    """
+    sizes_B2 = numpy.array([image.shape[:2] for image in images], dtype=numpy.int64)
+    height, width = sizes_B2.max(axis=0).tolist()
+    images_BHWC = numpy.zeros((len(images), height, width, 3), dtype=numpy.uint8)
+    for image_HWC, padded_HWC in zip(images, images_BHWC, strict=True):
+        padded_HWC[: image_HWC.shape[0], : image_HWC.shape[1]] = image_HWC
+    return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2), torch.from_numpy(sizes_B2)

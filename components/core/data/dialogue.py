@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from components.core.data.reader import Sample
+from components.core.data.shard_samples import Sample
 from components.core.models.language_model import LanguageModel, reply_text
 from components.core.models.vlm import NO_TURN
 

@@ -1,151 +1,188 @@
-"""Reads shards back: one pass over the samples, or the batches of a training in their canonical order.
+"""The batches of a training, in their canonical order: shards fetched ahead, pictures decoded by threads.
 
-A manifest's `summary["shards"]` lists the shards with their number of samples, and `files` their sha256, which is
-checked at every read. `folder` is anything with `read(name) -> bytes`.
+Threads, not processes: Pillow decodes outside the interpreter's lock, and two threads decode as many pictures a second
+as two processes, which would have to copy each decoded picture to the parent (`make bench` shows both).
 """
 
-import bisect
-import hashlib
-import io
+import contextlib
 import itertools
-import json
+import queue
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from components.core.data.batch import Batch, stack_images
-from components.core.data.order import SampleOrder
-from components.core.data.tar import IMAGE_EXTENSIONS, read_shard
+from components.core.data.order import SampleOrder, Visit
+from components.core.data.shard_samples import ShardsManifest, VerifyingFolder, decode, picture_of, read_one_shard
+
+BATCHES_AHEAD = 2
+END_WAIT_S = 5.0
 
 
-class ByteFolder(Protocol):
-    """A place that gives bytes for names."""
+class Stored(NamedTuple):
+    """A sample as it lies in its shard."""
 
-    uri: str
-
-    def read(self, name: str) -> bytes: ...
-
-
-class ShardsManifest(Protocol):
-    """The part of a manifest that a reader needs."""
-
-    @property
-    def files(self) -> dict[str, dict[str, Any]]: ...
-
-    @property
-    def summary(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with what is known of it.
-
-    Attributes:
-        id: Its index in the manifest, counted over all shards.
-        labels: Class index per factor.
-        split: `train` or `test`.
-        conversations: Questions with options, for instruction tuning.
-    """
-
-    id: int
-    key: str
-    image: Image.Image
+    picture: bytes
     caption: str
-    labels: dict[str, int]
-    split: str
-    conversations: list[dict[str, str]]
 
 
-def read_samples(folder: ByteFolder, manifest: ShardsManifest) -> Iterator[Sample]:
-    """Yields every sample once, in the manifest's order.
+class Decoded(NamedTuple):
+    """A sample whose picture is (H, W, 3) uint8."""
 
-    Raises:
-        ValueError: A shard is damaged, or differs from its manifest.
-    """
-    ids = itertools.count()
-    for shard in manifest.summary["shards"]:
-        for key, members in _read_checked(folder, manifest, shard["name"]):
-            facts = json.loads(members["json"])
-            yield Sample(
-                id=next(ids),
-                key=key,
-                image=decode(members),
-                caption=members["txt"].decode(),
-                labels=facts.get("labels", {}),
-                split=facts.get("split", "train"),
-                conversations=facts.get("conversations", []),
-            )
-
-
-def decode(members: dict[str, bytes]) -> Image.Image:
-    """Returns the RGB picture among a sample's members."""
-    data = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    pixels: NDArray[numpy.uint8]
+    caption: str
 
 
 class ShardReader:
-    """The batches of a training, in `SampleOrder`; pictures are decoded once, as long as the memory suffices.
+    """A rank's share of the batches, in `SampleOrder`; resuming at a step reads nothing that was consumed before.
+
+    Each stream holds the shard that it is in, and the one that it visits next is fetched meanwhile. Pictures are kept
+    decoded as long as `cache_bytes` suffices, and decoded again in each epoch beyond it.
 
     Args:
         folder, manifest: The shards.
         order: Which sample comes when.
-        cache_bytes: Most memory for decoded pictures; beyond it they are read again in each epoch.
+        cache_bytes: Most memory for decoded pictures.
+        rank, world_size: Which share of the global batch this process reads.
+        num_threads: Threads that fetch, and as many that decode.
+        decode_short_side_px: Larger JPEGs are decoded at a fraction; see `shard_samples.decode`.
+
+    Raises:
+        ValueError: The number of ranks doesn't divide the number of streams.
     """
 
-    def __init__(self, folder: ByteFolder, manifest: ShardsManifest, order: SampleOrder, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: VerifyingFolder,
+        manifest: ShardsManifest,
+        order: SampleOrder,
+        cache_bytes: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_threads: int = 2,
+        decode_short_side_px: int = 0,
+    ) -> None:
         self.folder, self.manifest, self.order, self.cache_bytes = folder, manifest, order, cache_bytes
+        self.streams = order.owned(rank, world_size)
+        self.num_threads, self.decode_short_side_px = num_threads, decode_short_side_px
         self.names = [shard["name"] for shard in manifest.summary["shards"]]
         self.starts = [0, *itertools.accumulate(shard["samples"] for shard in manifest.summary["shards"])]
-        self._decoded: dict[int, tuple[torch.Tensor, str]] = {}
+        self._wait_s = 0.0
+        self._decoded: dict[int, Decoded] = {}
         self._decoded_bytes = 0
-        self._open_shards: dict[int, tuple[int, list[dict[str, bytes]]]] = {}
 
     def captions(self) -> Iterator[str]:
         """Yields every caption once, in the manifest's order."""
         for name in self.names:
-            for _, members in _read_checked(self.folder, self.manifest, name):
+            for _, members in read_one_shard(self.folder, self.manifest, name):
                 yield members["txt"].decode()
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yields batches from step `start_step` on, without end, and without reading the ones before."""
-        for pairs in self.order.batches(start_step):
-            samples = [self._sample(sample) for sample, _ in pairs]
-            images_BCHW, sizes_B2 = stack_images([image for image, _ in samples])
-            yield Batch(
-                images_BCHW=images_BCHW,
-                sizes_B2=sizes_B2,
-                ids_B=torch.tensor([sample for sample, _ in pairs], dtype=torch.int64),
-                epochs_B=torch.tensor([epoch for _, epoch in pairs], dtype=torch.int64),
-                captions=[caption for _, caption in samples],
-            )
+        """Yields the rank's batches from step `start_step` on, without end.
 
-    def _sample(self, sample: int) -> tuple[torch.Tensor, str]:
-        if sample in self._decoded:
-            return self._decoded[sample]
-        shard = bisect.bisect_right(self.starts, sample) - 1
-        members = self._shard(shard)[sample - self.starts[shard]]
-        image_CHW = torch.from_numpy(numpy.asarray(decode(members)).transpose(2, 0, 1).copy())
-        if self._decoded_bytes + image_CHW.numel() <= self.cache_bytes:
-            self._decoded[sample] = (image_CHW, members["txt"].decode())
-            self._decoded_bytes += image_CHW.numel()
-        return image_CHW, members["txt"].decode()
+        Raises:
+            Exception: What the folder raises for a shard that differs from its manifest.
+        """
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(BATCHES_AHEAD)
+        stop = threading.Event()
+        maker = threading.Thread(target=self._make, args=(start_step, ready, stop), daemon=True, name="batches")
+        maker.start()
+        try:
+            while True:
+                start = time.perf_counter()
+                found = ready.get()
+                self._wait_s += time.perf_counter() - start
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            stop.set()
+            maker.join(END_WAIT_S)
 
-    def _shard(self, shard: int) -> list[dict[str, bytes]]:
-        """Returns a shard's samples, keeping one open shard per stream."""
-        stream = shard % self.order.num_streams
-        if self._open_shards.get(stream, (-1, []))[0] != shard:
-            samples = [members for _, members in _read_checked(self.folder, self.manifest, self.names[shard])]
-            self._open_shards[stream] = (shard, samples)
-        return self._open_shards[stream][1]
+    def take_wait_s(self) -> float:
+        """Returns how many seconds the consumer has waited for batches since the last call."""
+        waited, self._wait_s = self._wait_s, 0.0
+        return waited
+
+    def _make(self, start_step: int, ready: "queue.Queue[Batch | BaseException]", stop: threading.Event) -> None:
+        """Puts batches, or the error that ends them, into the queue until it is told to stop."""
+        with ThreadPoolExecutor(self.num_threads) as fetchers, ThreadPoolExecutor(self.num_threads) as decoders:
+            try:
+                position = start_step * self.order.per_stream
+                streams = [self._stream(stream, position, fetchers) for stream in self.streams]
+                while not stop.is_set():
+                    taken = [sample for s in streams for sample in itertools.islice(s, self.order.per_stream)]
+                    _put(ready, self._batch(taken, decoders), stop)
+            except BaseException as error:
+                _put(ready, error, stop)
+
+    def _stream(
+        self, stream: int, position: int, fetchers: ThreadPoolExecutor
+    ) -> Iterator[tuple[int, int, Stored | None]]:
+        """Yields (sample, epoch, its bytes) of a stream; no bytes for a sample that is decoded already."""
+        visits = self.order.visits(stream, position)
+        visit = next(visits)
+        shard = self._fetch(visit, fetchers)
+        for following in visits:
+            next_shard = self._fetch(following, fetchers, held=shard if following.shard == visit.shard else None)
+            samples = shard.result() if shard else []
+            first = self.starts[visit.shard]
+            for sample in visit.samples:
+                yield sample, visit.epoch, samples[sample - first] if samples else None
+            visit, shard = following, next_shard
+
+    def _fetch(
+        self, visit: Visit, fetchers: ThreadPoolExecutor, held: Future[list[Stored]] | None = None
+    ) -> Future[list[Stored]] | None:
+        """Begins to fetch a visit's shard, unless it is held or all that is wanted of it is decoded."""
+        if all(sample in self._decoded for sample in visit.samples):
+            return None
+        return held or fetchers.submit(self._read, self.names[visit.shard])
+
+    def _read(self, name: str) -> list[Stored]:
+        samples = read_one_shard(self.folder, self.manifest, name)
+        return [Stored(picture_of(members), members["txt"].decode()) for _, members in samples]
+
+    def _batch(self, taken: list[tuple[int, int, Stored | None]], decoders: ThreadPoolExecutor) -> Batch:
+        found = [self._decoded.get(sample) for sample, _, _ in taken]
+        missing = [stored for (_, _, stored), known in zip(taken, found, strict=True) if known is None]
+        decoded = decoders.map(self._decode, missing, chunksize=8)
+        samples = []
+        for (sample, _, _), known in zip(taken, found, strict=True):
+            if known is None:
+                known = next(decoded)
+                self._keep(sample, known)
+            samples.append(known)
+        images_BCHW, sizes_B2 = stack_images([sample.pixels for sample in samples])
+        return Batch(
+            images_BCHW=images_BCHW,
+            sizes_B2=sizes_B2,
+            ids_B=torch.tensor([sample for sample, _, _ in taken], dtype=torch.int64),
+            epochs_B=torch.tensor([epoch for _, epoch, _ in taken], dtype=torch.int64),
+            captions=[sample.caption for sample in samples],
+        )
+
+    def _decode(self, stored: Stored | None) -> Decoded:
+        assert stored is not None, "a sample that isn't kept decoded comes with its bytes"
+        return Decoded(numpy.asarray(decode(stored.picture, self.decode_short_side_px)), stored.caption)
+
+    def _keep(self, sample: int, decoded: Decoded) -> None:
+        if self._decoded_bytes + decoded.pixels.nbytes <= self.cache_bytes:
+            self._decoded[sample] = decoded
+            self._decoded_bytes += decoded.pixels.nbytes
 
 
-def _read_checked(folder: ByteFolder, manifest: ShardsManifest, name: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    data = folder.read(name)
-    found, expected = hashlib.sha256(data).hexdigest(), manifest.files[name]["sha256"]
-    if found != expected:
-        raise ValueError(f"{folder.uri}/{name} differs from its manifest (sha256 {found[:12]}, not {expected[:12]}).")
-    return read_shard(data)
+def _put(ready: "queue.Queue[Batch | BaseException]", item: Batch | BaseException, stop: threading.Event) -> None:
+    """Waits for a free place, unless nobody wants the item any more."""
+    is_in = False
+    while not is_in and not stop.is_set():
+        with contextlib.suppress(queue.Full):
+            ready.put(item, timeout=0.1)
+            is_in = True

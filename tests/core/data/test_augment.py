@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 from components.core.data.augment import (
     View,
     _colour_matrix,
+    _resample,
+    crop_and_resize,
     make_view,
     random_boxes,
     resize_weights,
@@ -63,6 +65,29 @@ def test_crop_and_resize_of_a_photograph_like_image_equal_pillow_within_two_leve
     assert np.abs(ours.permute(1, 2, 0).numpy() * 255 - theirs).max() <= 2
 
 
+BOXES = torch.tensor([[3, 5, 40, 31], [0, 0, 50, 48], [10, 2, 12, 9]])
+
+
+@pytest.mark.parametrize("size_px", [16, 33, 64])
+def test_a_cpu_crops_and_resizes_as_pillow_within_one_level(size_px: int) -> None:
+    images = _random_images(3, 50, 48) // 2 + 64  # bicubic never leaves 0 to 255, where the order of passes would tell
+    ours = crop_and_resize(images, BOXES, size_px)
+    for image_CHW, (top, left, height, width), found in zip(images, BOXES.tolist(), ours, strict=True):
+        picture = Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
+        theirs = np.asarray(picture.resize((size_px, size_px), Image.Resampling.BICUBIC), dtype=np.float32)
+        assert np.abs(found.permute(1, 2, 0).numpy() * 255 - theirs).round().max() <= 1
+
+
+def test_an_accelerators_matrices_agree_with_the_cpus_kernel_within_two_levels_on_smooth_pictures() -> None:
+    """The batched product runs here too: an accelerator is the same code on another device."""
+    gradient = torch.arange(50.0)[:, None] * 2 + torch.arange(48.0) * 2
+    images = torch.stack([gradient, gradient.flip(0), 220 - gradient]).byte()[None].expand(3, -1, -1, -1)
+    rows = resize_weights(BOXES[:, 0], BOXES[:, 2], 50, 24)
+    columns = resize_weights(BOXES[:, 1], BOXES[:, 3], 48, 24)
+    difference = (_resample(images, rows, columns) - crop_and_resize(images, BOXES, 24)).abs() * 255
+    assert difference.max() <= 2
+
+
 def test_a_view_does_not_depend_on_batch_or_position() -> None:
     images, ids = _random_images(6, 40, 44), torch.arange(100, 106)
     sizes, epochs = torch.tensor([[40, 44]] * 6), torch.full((6,), 3)
@@ -74,7 +99,7 @@ def test_a_view_does_not_depend_on_batch_or_position() -> None:
 
 def test_a_view_does_not_depend_on_padding() -> None:
     small = _random_images(1, 20, 30)
-    padded, sizes = stack_images([small[0], _random_images(1, 40, 44)[0]])
+    padded, sizes = stack_images([image[0].permute(1, 2, 0).numpy() for image in (small, _random_images(1, 40, 44))])
     ids, epochs = torch.tensor([7, 8]), torch.zeros(2, dtype=torch.int64)
     alone = make_view(small, sizes[:1], ids[:1], epochs[:1], view=STRONG, seed=0, index=0)
     together = make_view(padded, sizes, ids, epochs, view=STRONG, seed=0, index=0)

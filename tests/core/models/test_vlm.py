@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from components.core.data.dialogue import IGNORED, DialogueBatches, dialogue, texts
-from components.core.data.reader import Sample
+from components.core.data.shard_samples import Sample
 from components.core.models.language_model import (
     FRAME,
     LEAST_REPEATS,
