@@ -86,6 +86,8 @@ class Stored:
 def normalise(data: bytes, limits: Limits) -> Stored:
     """Returns the picture upright, in 8-bit RGB, on white where it was transparent, no larger than asked for.
 
+    Pictures shrink by area averaging, as img2dataset shrinks them, and by libjpeg's scaled DCT where that is exact.
+
     A JPEG or PNG that is all this already is stored byte for byte, after it was decoded whole. Of others nothing but
     the pixels is kept: as JPEG if the source was lossy, else as PNG. The same bytes give the same bytes.
 
@@ -148,7 +150,7 @@ def _decode(data: bytes, file: ImageFile.ImageFile, short_side_px: int) -> tuple
     turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1))
     picture = to_rgb(file)
     if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        picture = picture.resize(size, Image.Resampling.BOX, box=box)
     if turn is not None:
         picture = picture.transpose(turn)
     picture.info = {}  # else a colour profile or a comment would be written with the pixels

@@ -23,7 +23,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in _CLEAR_MODES or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, _WHITE), picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:

@@ -257,8 +257,8 @@ def test_a_large_jpeg_shrinks() -> None:
 def test_decoding_at_a_fraction_of_the_size_shifts_nothing(size: tuple[int, int], short_side_px: int) -> None:
     data = encode(scene(size).convert("L"), "JPEG", quality=95)
     stored = normalise(data, dataclasses.replace(LIMITS, image_size_px=short_side_px, jpeg_quality=100))
-    whole = Image.open(io.BytesIO(data)).resize((stored.width, stored.height), Image.Resampling.BICUBIC)
-    assert numpy.abs(pixels(stored)[..., 0] - numpy.asarray(whole, dtype=int)).mean() < 0.8
+    whole = Image.open(io.BytesIO(data)).resize((stored.width, stored.height), Image.Resampling.BOX)
+    assert numpy.abs(pixels(stored)[..., 0] - numpy.asarray(whole, dtype=int)).mean() < 1
 
 
 @pytest.mark.parametrize(
