@@ -143,6 +143,7 @@ PRESETS = {
                 "batch_size": 1024,
                 "num_streams": 64,
                 "cache_gib": 0.0,
+                "num_reader_threads": 12,
                 "warmup_steps": 1_000,
                 "checkpoint_every_steps": 1_000,
                 "log_every_steps": 50,
@@ -192,6 +193,7 @@ PRESETS = {
                 "batch_size": 8_192,  # I
                 "num_streams": 64,
                 "cache_gib": 0.0,
+                "num_reader_threads": 12,
                 "warmup_steps": 1_000,  # I
                 "checkpoint_every_steps": 500,
                 "log_every_steps": 50,
