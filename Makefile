@@ -2,6 +2,7 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3))
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-peers
 PRESET ?= laptop
 ARGS ?=
 
@@ -35,13 +36,13 @@ check: $(INSTALLED) ## Check style, types, import boundaries, YAML
 docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
 	@$(BIN)/python -m components.runtime.readme
 
-bench: $(INSTALLED) ## Compare speed with peers
-	@echo "make bench: the same work beside a peer, in CPU seconds"
-	@$(BIN)/python -m tests.bench
+bench: $(INSTALLED) $(PEERS)/.installed ## Compare speed with peers (ARGS="sharding s3": only these)
+	@echo "make bench: the same work beside a peer; CPU seconds, and wall seconds where it waits"
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove the environment and caches; runs/ stays
-	@echo "make clean: removing $(VENV) and caches, keeping runs/"
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@echo "make clean: removing $(VENV), $(PEERS) and caches, keeping runs/"
+	@rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements/dev.txt requirements/launcher.txt requirements/vlm.txt requirements/train.txt requirements/cpu.txt requirements/lock.txt
@@ -49,4 +50,11 @@ $(INSTALLED): requirements/dev.txt requirements/launcher.txt requirements/vlm.tx
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/dev.txt
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
+	@touch $@
+
+$(PEERS)/.installed: requirements/peers.txt
+	@echo "make: installing what we are compared with into $(PEERS) (a few minutes, once)"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/peers.txt
+	@$(PEERS)/bin/python -m compileall -q -j 0 $(PEERS)/lib >/dev/null || true
 	@touch $@

@@ -161,7 +161,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         )
         add = verbs[verb].add_argument
         add("--preset", default="laptop", metavar="NAME", help=f"{', '.join(PRESETS)} (default: laptop)")
-        add("--arms", default=",".join(study_knobs.ARMS), help="arms to compare (default: %(default)s)")
+        add(
+            "--arms",
+            default=",".join(study_knobs.DEFAULT_ARMS),
+            help=f"arms to compare, of {', '.join(study_knobs.ARMS)} (default: %(default)s)",
+        )
         add("--set", action="append", default=[], metavar="STAGE.KNOB=VALUE", help="change a number; repeatable")
     add = verbs["local"].add_argument
     add("--run", metavar="NAME", help="name of the run (default: the preset's)")

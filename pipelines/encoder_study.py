@@ -79,9 +79,10 @@ def encoder_study(
         conversations, questions = build("instruct", num_instruct_samples), build("benchmark", num_questions)
         data = {"pretrain": captioned, "probe": labelled, "instruct": conversations, "benchmark": questions}
         recipe = {"num_samples_seen": num_samples_seen, "batch_size": batch_size, "learning_rate": learning_rate}
+        common = {"shards": captioned, "seed": seed, "study": f"{out_uri}/pretrain"}
         made: dict[str, dict[str, Any]] = defaultdict(dict)  # input of the stages that compare -> arm -> artefact
         for arm in arms:
-            encoder = run(pretrain, f"pretrain/{arm}", arm=arm, shards=captioned, seed=seed, **recipe)
+            encoder = run(pretrain, f"pretrain/{arm}", arm=arm, **common, **recipe)
             features = run(extract_features, f"extract_features/{arm}", checkpoint=encoder, shards=labelled)
             made["checkpoints"][arm], made["features"][arm] = encoder, features
             made["evaluations"][arm] = run(evaluate, f"evaluate/{arm}", features=features, seed=seed)

@@ -30,10 +30,11 @@ STAGES: dict[str, type[StageParams]] = {
         Report,
     )
 }
+DEFAULT_ARMS = ("clip", "dino")  # the paper's two; the others are variants
 PURPOSES: tuple[str, ...] = BuildShards.__dataclass_fields__["purpose"].metadata["choices"]
 ARMS: tuple[str, ...] = Pretrain.__dataclass_fields__["arm"].metadata["choices"]
 STUDY_WIDE = {"seed": "--seed", "source_uri": "--source"}  # one value for all stages, so an option of its own
-SET_BY_STUDY = ("out_uri", "arm", "purpose")
+SET_BY_STUDY = ("out_uri", "arm", "purpose", "study")
 
 
 def tasks(arms: Sequence[str]) -> list[str]:

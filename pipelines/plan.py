@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from components.core.training.flops import clip_training_flops, dino_training_flops, vit_forward_flops
+from components.core.training.flops import vit_forward_flops
+from components.pretrain.cost import training_flops
 from pipelines.knobs import Knobs, params_of, tasks
 from pipelines.placement import Hardware
 
@@ -13,22 +14,6 @@ MFU = 0.40
 JPEG_BYTES_PER_PIXEL = 0.25  # quality 90
 ASPECT = 4 / 3
 ADAM_BYTES_PER_WEIGHT = 12  # the weight and two moments in float32
-
-
-def training_flops(params: Any) -> int:
-    """Returns the training FLOP of one sample of an arm."""
-    trunk = {name: getattr(params, name) for name in ("image_size_px", "patch_size_px", "width", "depth")}
-    if params.arm == "clip":
-        text = {"context_length": params.text_context, "text_width": params.text_width, "text_depth": params.text_depth}
-        return clip_training_flops(**trunk, **text)
-    return dino_training_flops(
-        **trunk,
-        local_size_px=params.dino_local_size_px,
-        num_local=params.dino_num_local_crops,
-        hidden=params.dino_head_hidden,
-        bottleneck=params.dino_head_bottleneck,
-        out_dim=params.dino_out_dim,
-    )
 
 
 def plan_table(

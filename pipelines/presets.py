@@ -153,6 +153,9 @@ PRESETS = {
                 "text_width": 384,
                 "text_depth": 12,
                 "text_heads": 6,
+                "lm_name": "FacebookAI/roberta-base",
+                "lm_pooling": "cls",
+                "lm_trainable_layers": 4,
                 "dino_out_dim": 16_384,
                 "dino_head_hidden": 2_048,
                 "dino_head_bottleneck": 256,
@@ -203,6 +206,9 @@ PRESETS = {
                 "text_width": 512,  # I: open_clip's ViT-B-16
                 "text_depth": 12,  # I: open_clip's ViT-B-16
                 "text_heads": 8,  # I: open_clip's ViT-B-16
+                "lm_name": "FacebookAI/roberta-base",  # P: RoBERTa; I: its base size
+                "lm_pooling": "cls",  # I
+                "lm_trainable_layers": 10,  # P: the last 10, or the last 4
                 "dino_out_dim": 65_536,  # I: main_dino.py
                 "dino_head_hidden": 2_048,  # I: main_dino.py
                 "dino_head_bottleneck": 256,  # I: main_dino.py

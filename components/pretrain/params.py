@@ -5,13 +5,34 @@ from collections.abc import Iterator
 
 from components.runtime.params import StageParams, knob, source
 
+ARMS = ("clip", "dino", "siglip", "clip_lm", "slip")
+CHANGEABLE = frozenset(  # when a run is resumed: they change no bit of what follows, or only when it is looked at
+    {
+        "cache_gib",
+        "checkpoint_activations",
+        "checkpoint_every_steps",
+        "is_compiled",
+        "keep_checkpoints",
+        "log_every_steps",
+        "max_nonfinite_steps",
+        "num_micro_batches",
+        "probe_every_steps",
+    }
+)
+PLACES = ("study", "shard_cache", "shard_cache_gib", "num_reader_threads", "override_settings")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Params(StageParams):
     """Trains one arm's vision encoder; the arms differ in `arm` and in nothing else."""
 
-    arm: str = knob(help="the objective", choices=("clip", "dino"))
+    arm: str = knob(help="the objective", choices=ARMS)
     shards: str = source(help="captioned shards from build_shards", kind="Dataset")
+    study: str = knob(
+        "", help="folder where the arms of a study meet, to be held to the same data and seed; empty: none"
+    )
+    probe_shards: str = source(help="labelled shards to probe with during the training", kind="Dataset", optional=True)
+    probe_every_steps: int = knob(0, help="steps between two probes by k-NN and zero-shot; 0: none", low=0)
     seed: int = knob(0, help="seed of initialisation, sample order and augmentation", low=0, high=2**31 - 1)
     num_samples_seen: int = knob(64_000, help="length of the training in samples", low=1, high=10**12)
     batch_size: int = knob(64, help="global batch", low=2, high=1_000_000)
@@ -42,6 +63,16 @@ class Params(StageParams):
     checkpoint_every_steps: int = knob(200, help="steps between two checkpoints", low=1)
     log_every_steps: int = knob(10, help="steps between two points of the curves", low=1)
 
+    num_micro_batches: int = knob(
+        1, help="parts in which a rank's batch is computed, to save memory", low=1, high=65536
+    )
+    checkpoint_activations: bool = knob(
+        False, help="compute the trunk's blocks again in the backward pass, to save memory"
+    )
+    is_compiled: bool = knob(False, help="torch.compile of the trunk's blocks")
+    keep_checkpoints: int = knob(2, help="checkpoints that are kept; 2 or more survive a damaged one", low=1, high=1000)
+    override_settings: bool = knob(False, help="resume although settings differ from the checkpoint's; it is recorded")
+
     clip_weight_decay: float = knob(0.2, help="CLIP: weight decay", low=0)  # STUDY.md 3, I
     clip_crop_scale_min: float = knob(0.9, help="CLIP: smallest area of the random crop", low=0.01, high=1)  # open_clip
     clip_embed_dim: int = knob(96, help="CLIP: width of the joint embedding", low=1, high=8192)
@@ -50,6 +81,15 @@ class Params(StageParams):
     text_width: int = knob(96, help="CLIP: width of the text tower", low=8, high=8192)
     text_depth: int = knob(2, help="CLIP: layers of the text tower", low=1, high=128)
     text_heads: int = knob(4, help="CLIP: attention heads of the text tower", low=1, high=256)
+
+    lm_name: str = knob("tiny", help="CLIP-LM: `tiny` for a small random one, else a name or path for transformers")
+    lm_revision: str = knob("main", help="CLIP-LM: branch, tag or commit of a model of the hub")
+    lm_pooling: str = knob("last", help="CLIP-LM: which state is the text's", choices=("cls", "mean", "last"))
+    lm_trainable_layers: int = knob(2, help="CLIP-LM: last layers that train; the others stay frozen", low=0, high=1000)
+
+    slip_ssl_scale: float = knob(
+        1.0, help="SLIP: weight of DINO's loss beside CLIP's", low=0, high=1000
+    )  # the SLIP paper
 
     dino_out_dim: int = knob(1024, help="DINO: prototypes", low=2, high=10**6)
     dino_head_hidden: int = knob(256, help="DINO: hidden width of the head", low=8, high=65536)
@@ -72,6 +112,10 @@ class Params(StageParams):
     dino_weight_decay_start: float = knob(0.04, help="DINO: first weight decay", low=0)
     dino_weight_decay_end: float = knob(0.4, help="DINO: last weight decay", low=0)
 
+    def knobs(self) -> dict[str, object]:
+        """Leaves out what changes no bit of the encoder: where it is worked on, and by how many threads."""
+        return {name: value for name, value in super().knobs().items() if name not in PLACES}
+
     def conflicts(self) -> Iterator[str]:
         """Refuses sizes that don't divide one another."""
         pairs = (
@@ -92,6 +136,8 @@ class Params(StageParams):
                 f"--num_samples_seen={self.num_samples_seen} is less than one batch of {self.batch_size}: "
                 "train longer or on smaller batches."
             )
+        if self.probe_every_steps and not self.probe_shards:
+            yield f"--probe_every_steps={self.probe_every_steps} probes nothing: give --probe_shards, or 0."
         if self.warmup_steps >= self.num_steps:
             yield f"--warmup_steps={self.warmup_steps} is the whole run of {self.num_steps} steps: shorten it."
 

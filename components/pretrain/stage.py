@@ -1,5 +1,6 @@
-"""pretrain: one arm's encoder, from captioned shards."""
+"""pretrain: one arm's encoder, from captioned shards; alone, or as one rank of several."""
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,20 @@ import torch
 
 from components.core.data.order import SampleOrder
 from components.core.data.reader import ShardReader
-from components.core.models.encoder import TextSide, architecture, device, save_encoder, save_text
+from components.core.data.shard_samples import read_samples
+from components.core.models.encoder import architecture, save_encoder, save_text
+from components.core.models.export import export_encoder
 from components.core.models.trunk import Trunk, weights_sha256
-from components.core.objectives.clip import ClipObjective
 from components.core.objectives.objective import Objective
-from components.core.training.checkpoint import Checkpoints
+from components.core.training import distributed
+from components.core.training.checkpoint import Checkpoints, Settings
 from components.core.training.loop import Curve, Diverged, Interrupted, LoopConfig, train
 from components.core.training.optimizer import schedule_sha256
-from components.pretrain.arms import build_objective, differences
-from components.pretrain.params import Params
-from components.runtime import metrics
+from components.pretrain.arms import build_objective, differences, text_side
+from components.pretrain.params import CHANGEABLE, Params
+from components.pretrain.probe import Probe
+from components.pretrain.reports import Reports
+from components.pretrain.study_record import join
 from components.runtime.cache import CachedFolder
 from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.stage import Outcome, Stage
@@ -26,23 +31,41 @@ from components.runtime.storage import Folder
 GIB = 1 << 30
 
 
-def run(params: Params, stage: Stage) -> Outcome:
-    """Trains, from the newest checkpoint where there is one, and writes the encoder with its parity record."""
-    manifest = stage.inputs["shards"]
+def run(params: Params, stage: Stage) -> Outcome | None:
+    """Trains, from the newest checkpoint where there is one, and writes the encoder with its parity record.
+
+    Returns:
+        The outcome of the first rank; None of the others.
+    """
+    try:
+        distributed.start()
+        return _run(params, stage)
+    except Interrupted as error:
+        raise Preempted(str(error)) from error
+    except (Diverged, distributed.GroupNotFormed) as error:
+        raise StageFailure(str(error)) from error
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    finally:
+        distributed.end()
+
+
+def _run(params: Params, stage: Stage) -> Outcome | None:
+    manifest, world = stage.inputs["shards"], distributed.world()
     if manifest.summary.get("purpose") != "pretrain":
         raise BadInput(
             f"--shards={params.shards} was built for {manifest.summary.get('purpose')}: give pretrain shards."
         )
+    join(params.study, {"manifest": manifest.digest, "seed": params.seed})
     sizes = [shard["samples"] for shard in manifest.summary["shards"]]
-    try:
-        order = SampleOrder(sizes, seed=params.seed, batch_size=params.batch_size, num_streams=params.num_streams)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    order = SampleOrder(sizes, seed=params.seed, batch_size=params.batch_size, num_streams=params.num_streams)
     reader = ShardReader(
         _shards(params, stage),
         manifest,
         order,
         cache_bytes=int(params.cache_gib * GIB),
+        rank=world.rank,
+        world_size=world.size,
         num_threads=params.num_reader_threads,
         decode_short_side_px=params.decode_short_side_px,
     )
@@ -55,37 +78,17 @@ def run(params: Params, stage: Stage) -> Outcome:
         seed=params.seed,
     )
     parity = _parity(params, trunk, order, manifest.digest)
-    objective = build_objective(params, trunk, reader.captions()).to(device())
+    objective = build_objective(params, trunk, reader.captions())
+    parity |= differences(params, text_side(objective))
     start = time.monotonic()
-    curve = _train(params, stage, objective, reader)
-    seconds = time.monotonic() - start
-    files = save_encoder(stage.out, objective.trunk, {"arm": params.arm, "seed": params.seed})
-    if isinstance(objective, ClipObjective):
-        side = TextSide(objective.text_tower, objective.tokenizer, objective.projection_DE, objective.logit_scale)
-        files += save_text(stage.out, side, params.text_heads)
-    stage.out.write_json("curve.json", _columns(curve, params.batch_size))
-    stage.out.write_json("parity.json", parity)
-    return Outcome(
-        kind="CheckpointManifest",
-        files=[*files, "curve.json", "parity.json"],
-        counts={"steps": params.num_steps, "samples_seen": params.num_steps * params.batch_size},
-        summary={
-            "arm": params.arm,
-            "architecture": architecture(trunk),
-            "parity": parity,
-            "train_flops_per_sample": parity["train_flops_per_sample"],
-            "num_samples_seen": params.num_steps * params.batch_size,
-            "num_training_samples": sum(sizes),
-        },
-        cost={
-            "train_seconds": round(seconds, 3),
-            "samples_per_s": round(params.num_steps * params.batch_size / seconds, 2),
-            "device": torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"CPU, {torch.get_num_threads()} threads",
-        },
-        metrics={name: value for name, value in curve[-1][1].items() if name != "learning_rate"},
-    )
+    curve = _train(params, stage, objective.to(_device(world)), reader, parity)
+    if world.rank:
+        return None
+    return _outcome(params, stage, objective, curve, parity, time.monotonic() - start)
+
+
+def _device(world: distributed.World) -> torch.device:
+    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _shards(params: Params, stage: Stage) -> Folder | CachedFolder:
@@ -96,7 +99,7 @@ def _shards(params: Params, stage: Stage) -> Folder | CachedFolder:
     return CachedFolder(folder, Path(params.shard_cache), int(params.shard_cache_gib * GIB))
 
 
-def _train(params: Params, stage: Stage, objective: Objective, reader: ShardReader) -> Curve:
+def _train(params: Params, stage: Stage, objective: Objective, reader: ShardReader, parity: dict[str, Any]) -> Curve:
     config = LoopConfig(
         num_steps=params.num_steps,
         learning_rate=params.learning_rate,
@@ -109,34 +112,76 @@ def _train(params: Params, stage: Stage, objective: Objective, reader: ShardRead
         log_every_steps=params.log_every_steps,
         max_nonfinite_steps=params.max_nonfinite_steps,
         is_bfloat16=torch.cuda.is_available(),
+        num_micro_batches=params.num_micro_batches,
+        is_compiled=params.is_compiled,
+        checkpoint_activations=params.checkpoint_activations,
     )
-    checkpoints = Checkpoints(stage.out.folder("checkpoints"))
-    resumed = checkpoints.latest()
-    if resumed:
-        stage.log("resumed", step=resumed.step, of=params.num_steps)
+    settings = Settings(
+        params.knobs() | {"shards": stage.inputs["shards"].digest},
+        changeable=frozenset(params.knobs()) if params.override_settings else CHANGEABLE,
+    )
     with stage.progress(params.num_steps, "step") as bar:
-        bar.advance(resumed.step if resumed else 0)
+        reports = Reports(
+            params, stage, bar, reader, _probe(params, stage, objective), parity["train_flops_per_sample"]
+        )
+        return train(
+            objective,
+            reader.batches,
+            config,
+            checkpoints=Checkpoints(stage.out.folder("checkpoints"), keep=params.keep_checkpoints, tell=stage.log),
+            report=reports,
+            should_stop=stage.stopping,
+            tell=reports.tell,
+            settings=settings,
+        )
 
-        def report(step: int, values: dict[str, float]) -> None:
-            bar.advance(step - bar.done, **{k: v for k, v in values.items() if k == "loss"})
-            waited = reader.take_wait_s()
-            metrics.count("data_wait_seconds", waited)
-            stage.metrics(step, values | {"samples_seen": float(step * params.batch_size), "data_wait_s": waited})
 
-        try:
-            return train(
-                objective, reader.batches, config, checkpoints=checkpoints, report=report, should_stop=stage.stopping
-            )
-        except Interrupted as error:
-            raise Preempted(str(error)) from error
-        except Diverged as error:
-            raise StageFailure(str(error)) from error
-        except ValueError as error:
-            raise BadInput(str(error)) from error
+def _probe(params: Params, stage: Stage, objective: Objective) -> Any:
+    """Returns a function that scores the encoder as it is; nothing where no probe is asked for, or by other ranks."""
+    if not params.probe_every_steps or distributed.world().rank:
+        return dict
+    manifest, folder = stage.input_lists["probe_shards"][0], stage.folder("probe_shards")
+    probe = Probe(
+        read_samples(folder, manifest), manifest.summary["factors"], manifest.summary["prompts"], params.image_size_px
+    )
+    return functools.partial(probe, objective.trunk, text_side(objective))
+
+
+def _outcome(
+    params: Params, stage: Stage, objective: Objective, curve: Curve, parity: dict[str, Any], seconds: float
+) -> Outcome:
+    side = text_side(objective)
+    files = save_encoder(stage.out, objective.trunk, {"arm": params.arm, "seed": params.seed})
+    files += save_text(stage.out, side) if side else []
+    files += export_encoder(stage.out, objective.trunk, side)
+    stage.out.write_json("curve.json", _columns(curve, params.batch_size))
+    stage.out.write_json("parity.json", parity)
+    return Outcome(
+        kind="CheckpointManifest",
+        files=[*files, "curve.json", "parity.json"],
+        counts={"steps": params.num_steps, "samples_seen": params.num_steps * params.batch_size},
+        summary={
+            "arm": params.arm,
+            "architecture": architecture(objective.trunk),
+            "parity": parity,
+            "train_flops_per_sample": parity["train_flops_per_sample"],
+            "num_samples_seen": params.num_steps * params.batch_size,
+            "num_training_samples": stage.inputs["shards"].counts["samples"],
+        },
+        cost={
+            "train_seconds": round(seconds, 3),
+            "samples_per_s": round(params.num_steps * params.batch_size / seconds, 2),
+            "ranks": distributed.world().size,
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"CPU, {torch.get_num_threads()} threads",
+        },
+        metrics={name: value for name, value in curve[-1][1].items() if name != "learning_rate"},
+    )
 
 
 def _parity(params: Params, trunk: Trunk, order: SampleOrder, manifest_digest: str) -> dict[str, Any]:
-    """Returns what must be equal for the arms to be compared, and what differs by the objective's nature."""
+    """Returns what must be equal for the arms to be compared."""
     return {
         "trunk_init": weights_sha256(trunk),
         "manifest": manifest_digest,
@@ -151,7 +196,7 @@ def _parity(params: Params, trunk: Trunk, order: SampleOrder, manifest_digest: s
         "batch_size": params.batch_size,
         "num_samples_seen": params.num_steps * params.batch_size,
         "num_trunk_parameters": sum(p.numel() for p in trunk.parameters()),
-    } | differences(params)
+    }
 
 
 def _columns(curve: Curve, batch_size: int) -> dict[str, Any]:

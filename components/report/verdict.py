@@ -10,7 +10,7 @@ from components.report.wording import arm_name, count, joined, level, number, sp
 TEXT_FACTORS = ("word", "text", "letter")
 TEXT_GROUPS = ("ocr",)
 SUBJECT_FACTORS = ("object", "category")  # the counterpart of ImageNet's classes
-LANGUAGE_ARMS = ("clip", "siglip", "clip-lm")
+LANGUAGE_ARMS = ("clip", "siglip", "clip_lm")
 IMAGE_ARMS = ("dino",)
 
 Evidence = Sequence[tuple[str, PairedDifference]]

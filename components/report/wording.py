@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-NAMES = {"clip": "CLIP", "dino": "DINO", "siglip": "SigLIP", "clip-lm": "CLIP-LM"}
+NAMES = {"clip": "CLIP", "dino": "DINO", "siglip": "SigLIP", "clip_lm": "CLIP-LM", "slip": "SLIP"}
 MINUS, EN_DASH, THIN = "\u2212", "\u2013", "\u202f"
 
 

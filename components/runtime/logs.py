@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from components.runtime import process
+
 PROGRESS_EVERY_S = 10.0
 
 
@@ -16,6 +18,7 @@ class Log:
 
     def __init__(self, stage: str, stream: TextIO | None = None) -> None:
         self.stage = stage
+        self.about = {"stage": stage} | ({"rank": process.rank()} if process.rank() else {})
         self.stream = stream or sys.stderr
         self.is_terminal = self.stream.isatty()
         path = os.environ.get("CETERIS_LOG_FILE")
@@ -23,7 +26,7 @@ class Log:
 
     def event(self, event: str, **facts: Any) -> None:
         """Writes one event with its facts."""
-        line = json.dumps({"time": round(time.time(), 3), "stage": self.stage, "event": event} | facts, default=str)
+        line = json.dumps({"time": round(time.time(), 3), **self.about, "event": event} | facts, default=str)
         if self.file:
             self.file.write(line + "\n")
         if self.is_terminal:
@@ -38,14 +41,18 @@ class Log:
 
 
 class Progress:
-    """A bar on a terminal, else an event every ten seconds. Use it as a context manager."""
+    """A bar on a terminal, else an event every ten seconds; of several ranks, the first shows it.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, log: Log, total: int, unit: str) -> None:
         self.log, self.total, self.unit = log, total, unit
         self.done = 0
         self.start = self.last = time.monotonic()
         self.bar: Any = None
-        if log.is_terminal:
+        self.is_shown = process.rank() == 0
+        if log.is_terminal and self.is_shown:
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, unit=unit, desc=f"  {log.stage}", leave=False, file=log.stream, ncols=100)
@@ -57,7 +64,7 @@ class Progress:
             if shown:
                 self.bar.set_postfix({k: _short(v) for k, v in shown.items()}, refresh=False)
             self.bar.update(n)
-        elif time.monotonic() - self.last >= PROGRESS_EVERY_S:
+        elif self.is_shown and time.monotonic() - self.last >= PROGRESS_EVERY_S:
             self.last = time.monotonic()
             rate = self.done / (self.last - self.start)
             self.log.event("progress", done=self.done, total=self.total, unit=self.unit, per_s=round(rate, 2), **shown)

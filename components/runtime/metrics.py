@@ -1,4 +1,4 @@
-"""Counters of what a stage reads, retries and waits for; Prometheus scrapes them where a port is given.
+"""Counters and gauges of what a stage does; Prometheus scrapes them where a port is given.
 
 Counting is a dictionary update, so that it may stand in a hot loop and in worker processes: a worker drains its
 counts into its result, and the parent merges them.
@@ -29,6 +29,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 Counts = list[tuple[Key, float]]
 
 _counts: dict[Key, float] = {}
+_gauges: dict[Key, float] = {}
 _lock = threading.Lock()
 
 
@@ -37,6 +38,12 @@ def count(name: str, amount: float = 1, **labels: str) -> None:
     key = (name, tuple(sorted(labels.items())))
     with _lock:
         _counts[key] = _counts.get(key, 0.0) + amount
+
+
+def gauge(name: str, value: float, **labels: str) -> None:
+    """Sets the gauge `name` with these labels."""
+    with _lock:
+        _gauges[name, tuple(sorted(labels.items()))] = value
 
 
 def totals() -> dict[str, float]:
@@ -60,21 +67,21 @@ def merge(counts: Iterable[tuple[Key, float]]) -> None:
 
 
 class _Collector:
-    """Gives prometheus-client the counters as they are when it asks."""
+    """Gives prometheus-client the numbers as they are when it asks."""
 
     def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         with _lock:
-            found = sorted(_counts.items())
-        names = sorted({name for (name, _), _ in found})
-        for name in names:
-            own = [(dict(labels), value) for (n, labels), value in found if n == name]
-            label_names = sorted({label for labels, _ in own for label in labels})
-            family = CounterMetricFamily(PREFIX + name, HELP.get(name, name), labels=label_names)
-            for labels, value in own:
-                family.add_metric([labels.get(label, "") for label in label_names], value)
-            yield family
+            found = [(CounterMetricFamily, sorted(_counts.items())), (GaugeMetricFamily, sorted(_gauges.items()))]
+        for family_class, values in found:
+            for name in sorted({name for (name, _), _ in values}):
+                own = [(dict(labels), value) for (n, labels), value in values if n == name]
+                label_names = sorted({label for labels, _ in own for label in labels})
+                family = family_class(PREFIX + name, HELP.get(name, name), labels=label_names)
+                for labels, value in own:
+                    family.add_metric([labels.get(label, "") for label in label_names], value)
+                yield family
 
 
 def serve() -> str:

@@ -1,12 +1,18 @@
 """What a stage's process needs set before it works: memory that stays, and signals that ask instead of kill."""
 
 import ctypes
+import os
 import signal
 from types import FrameType
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 KEPT_BYTES = 1 << 30
 GROW_BYTES = 64 << 20
+
+
+def rank() -> int:
+    """Returns this process's place among those that work on the stage together, as torchrun sets it; alone: 0."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def keep_freed_memory() -> None:

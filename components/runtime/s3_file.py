@@ -25,6 +25,7 @@ class _S3File(io.RawIOBase):
     def __init__(self, limits: Limits, address: Address) -> None:
         self._limits, self._address = limits, address
         self._parts: deque[tuple[int, bytearray, Future[None]]] = deque()
+        self._used = bytearray()  # the last part that was read to its end: its memory serves a later one
         self._position = self._expected = 0
         self._size, self._etag = stat_object(limits, address)
 
@@ -67,10 +68,12 @@ class _S3File(io.RawIOBase):
     def _from_parts(self, wanted: memoryview) -> int:
         """Copies what the part at the position holds, and keeps as many parts on their way as the limits say."""
         while self._parts and self._parts[0][0] + len(self._parts[0][1]) <= self._position:
-            self._parts.popleft()
+            _, self._used, _ = self._parts.popleft()
         behind = self._parts[-1][0] + len(self._parts[-1][1]) if self._parts else self._position
         while len(self._parts) <= self._limits.parts_ahead and behind < self._size:
-            part = bytearray(min(self._limits.part_bytes, self._size - behind))
+            length = min(self._limits.part_bytes, self._size - behind)
+            part = self._used if len(self._used) == length else bytearray(length)
+            self._used = bytearray()
             fetch = fetch_later(self._limits, self._address, memoryview(part), behind, self._etag)
             self._parts.append((behind, part, fetch))
             behind += len(part)

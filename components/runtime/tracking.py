@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.runtime import process
+
 SEND_EVERY_S = 5.0
 LAST_SEND_S = 20.0
 CALL_TIMEOUT_S = 5
@@ -110,16 +112,22 @@ class Sender:
 
 
 class Tracking:
-    """A stage's own tracking: the spool, and the thread that sends it where a server is named."""
+    """A stage's own tracking: the spool, and the thread that sends it where a server is named.
+
+    Of several ranks only the first is tracked; the others' spools are thrown away.
+    """
 
     def __init__(self, task: str) -> None:
         self.task = task
-        path = os.environ.get("CETERIS_SPOOL") or str(Path(tempfile.mkdtemp(prefix="ceteris-")) / "spool.jsonl")
+        is_tracked = process.rank() == 0
+        path = (is_tracked and os.environ.get("CETERIS_SPOOL")) or str(
+            Path(tempfile.mkdtemp(prefix="ceteris-")) / "spool.jsonl"
+        )
         self.spool = Spool(Path(path))
         self.failure = ""
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
-        if os.environ.get("MLFLOW_TRACKING_URI"):
+        if is_tracked and os.environ.get("MLFLOW_TRACKING_URI"):
             self._thread = threading.Thread(target=self._send_until_finished, daemon=True)
             self._thread.start()
 

@@ -1,12 +1,19 @@
 """pretrain: the arms share all but the objective, and nothing is lost by stopping."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from components.build_shards.params import Params as BuildShards
-from components.pretrain.params import Params
+from components.pretrain.params import ARMS, Params
 from components.runtime.manifest import Manifest, read_manifest
 from components.runtime.stage import Stage, run_stage
 from components.runtime.storage import open_folder
@@ -63,7 +70,7 @@ def test_the_arms_share_everything_but_the_objective(tmp_path: Path, shards: Pat
     assert clip["supervision"] != dino["supervision"]
 
 
-@pytest.mark.parametrize("arm", ["clip", "dino"])
+@pytest.mark.parametrize("arm", ARMS)
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     tmp_path: Path, shards: Path, arm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,3 +104,96 @@ def test_shards_of_another_purpose_are_refused(tmp_path: Path) -> None:
     assert run_stage(BuildShards, [f"--out_uri={tmp_path / 'probe'}", *argv]) == 0
     assert run_stage(Params, [f"--out_uri={tmp_path / 'out'}", f"--shards={tmp_path / 'probe'}", "--arm=clip"]) == 2
     assert "built for probe: give pretrain shards" in (tmp_path / "log.jsonl").read_text()
+
+
+def test_an_arm_of_other_data_or_another_seed_may_not_join_a_study(tmp_path: Path, shards: Path) -> None:
+    study = f"--study={tmp_path / 'study'}"
+    train(tmp_path / "clip", shards, "clip", study)
+    train(tmp_path / "dino", shards, "dino", study)
+    argv = [f"--out_uri={tmp_path / 'other'}", f"--shards={shards}", "--arm=siglip", *SMALL, study]
+    assert run_stage(Params, [*argv, "--seed=1"]) == 2
+    assert "compares arms of other data or seed (seed is 0 there and 1 here)" in (tmp_path / "log.jsonl").read_text()
+    train(tmp_path / "alone", shards, "siglip", "--seed=1")
+
+
+def test_the_training_is_probed_on_the_way(tmp_path: Path, shards: Path) -> None:
+    argv = ["--purpose=probe", "--num_samples=80", "--image_size_px=24"]
+    assert run_stage(BuildShards, [f"--out_uri={tmp_path / 'probe'}", *argv]) == 0
+    probed = train(tmp_path / "clip", shards, "clip", f"--probe_shards={tmp_path / 'probe'}", "--probe_every_steps=4")
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = [event for event in events if event["event"] == "probed"]
+    assert [event["step"] for event in found] == [4, 8]
+    assert all(0 <= event[name] <= 1 for event in found for name in ("knn_object", "knn_style", "zero_shot_word"))
+    plain = train(tmp_path / "plain", shards, "clip")
+    encoders = [manifest.files["encoder.safetensors"]["sha256"] for manifest in (probed, plain)]
+    assert encoders[0] == encoders[1]
+
+
+def test_other_settings_are_refused_when_a_run_is_resumed_and_may_be_forced(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([False, False, True])
+    monkeypatch.setattr(Stage, "stopping", lambda stage: next(asked, False))
+    argv = [f"--out_uri={tmp_path / 'out'}", f"--shards={shards}", "--arm=clip", *SMALL]
+    assert run_stage(Params, argv) == 3
+    assert run_stage(Params, [*argv, "--learning_rate=0.5"]) == 2
+    sentence = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["problem"]
+    assert "learning_rate was 0.001 and is 0.5" in sentence and "only cache_gib, checkpoint_activations" in sentence
+    train(tmp_path / "out", shards, "clip", "--learning_rate=0.5", "--override_settings=true")
+    assert '"event": "settings_changed"' in (tmp_path / "log.jsonl").read_text()
+
+
+def under_torchrun(num_ranks: int, log: Path, out: Path, shards: Path, *argv: str) -> "subprocess.Popen[bytes]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CETERIS_")} | {"OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    stage = ["-m", "components.pretrain", f"--out_uri={out}", f"--shards={shards}", *argv]
+    with log.open("wb") as file:
+        return subprocess.Popen([*launcher, *stage], env=environment, stderr=file)
+
+
+def event(log: Path, name: str) -> dict[str, Any]:
+    """Returns the first rank's first event of that name, once it has happened."""
+    for _ in range(6000):
+        for line in log.read_text().splitlines():
+            if f'"event": "{name}"' in line and '"rank"' not in line:
+                return json.loads(line)
+        time.sleep(0.02)
+    raise TimeoutError(log.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["clip", "dino"])
+def test_two_ranks_train_what_one_does(tmp_path: Path, shards: Path, arm: str) -> None:
+    """Two processes under torchrun; gradients are averaged in another order, so within 1e-4."""
+    process = under_torchrun(2, tmp_path / "log", tmp_path / "two", shards, *SMALL, f"--arm={arm}")
+    assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    alone = train(tmp_path / "one", shards, arm)
+    two = read_manifest(open_folder(str(tmp_path / "two")))
+    assert two is not None and two.summary["parity"] == alone.summary["parity"] and two.cost["ranks"] == 2
+    curves = [json.loads((tmp_path / name / "curve.json").read_text())["values"]["loss"] for name in ("one", "two")]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    weights = [load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_two_ranks_loses_no_step(tmp_path: Path, shards: Path) -> None:
+    """SIGTERM to the launcher, as a pod gets it; the second run goes on from the step that was under way."""
+    short = ("--num_samples_seen", "--checkpoint_every_steps")
+    long = [word for word in SMALL if not word.startswith(short)]
+    long += ["--arm=clip", "--num_samples_seen=320000", "--checkpoint_every_steps=20"]
+    out, first, second = tmp_path / "out", tmp_path / "first", tmp_path / "second"
+    process = under_torchrun(2, first, out, shards, *long)
+    while not list((out / "checkpoints").glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(timeout=60)
+    assert "which is saved" in event(first, "preempted")["reason"]
+    saved = max(int(path.stem.partition("-")[2]) for path in (out / "checkpoints").glob("step-*.json"))
+    assert f"after step {saved} of 20000" in event(first, "preempted")["reason"]
+    process = under_torchrun(2, second, out, shards, *long)
+    assert event(second, "resumed")["step"] == saved
+    process.terminate()
+    process.wait(timeout=60)

@@ -65,7 +65,7 @@ def test_the_order_of_the_arms_changes_signs_and_not_the_meaning() -> None:
 def test_the_paper_gives_no_direction_for_arms_of_one_kind() -> None:
     empty: dict[str, PairedDifference] = {}
     assert expected_sign(Comparison("clip", "siglip", empty, empty, empty)) == 0
-    assert expected_sign(Comparison("dino", "clip-lm", empty, empty, empty)) == -1
+    assert expected_sign(Comparison("dino", "clip_lm", empty, empty, empty)) == -1
     assert expected_sign(Comparison("clip", "mine", empty, empty, empty)) == 0
 
 

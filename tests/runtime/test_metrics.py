@@ -68,3 +68,13 @@ def test_a_port_that_can_not_be_served_is_told_and_stops_nothing(port: str, monk
 def test_without_a_port_nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(metrics.PORT_VARIABLE, raising=False)
     assert metrics.serve() == ""
+
+
+def test_a_gauge_is_its_last_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv(metrics.PORT_VARIABLE, str(port))
+    assert metrics.serve() == ""
+    metrics.gauge("step_seconds", 2.0, rank="1")
+    metrics.gauge("step_seconds", 0.5, rank="1")
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    assert 'ceteris_step_seconds{rank="1"} 0.5' in text and "# TYPE ceteris_step_seconds gauge" in text

@@ -17,8 +17,8 @@ import torch
 
 from components.core.models.torchvision_cpu import allow_torchvision_import
 
-_PAD, _UNKNOWN, _START = "<pad>", "<unknown>", "<start>"
-_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[^\sa-z0-9]")
+PAD, UNKNOWN, START = "<pad>", "<unknown>", "<start>"
+WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[^\sa-z0-9]")
 
 
 class Tokenizer(Protocol):
@@ -46,7 +46,7 @@ class WordTokenizer:
 
     def __init__(self, words: Iterable[str], *, context_length: int) -> None:
         self.words, self.context_length = list(words), context_length
-        self._ids = {word: number for number, word in enumerate([_PAD, _UNKNOWN, _START, *self.words])}
+        self._ids = {word: number for number, word in enumerate([PAD, UNKNOWN, START, *self.words])}
         self._end = len(self._ids)
         self.vocab_size = self._end + 1
 
@@ -54,10 +54,10 @@ class WordTokenizer:
         """Returns (B, T) int64 ids."""
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
-            words = _WORD.findall(text.lower())[: self.context_length - 2]
+            words = WORD.findall(text.lower())[: self.context_length - 2]
             ids = [
-                self._ids[_START],
-                *(self._ids.get(word, self._ids[_UNKNOWN]) for word in words),
+                self._ids[START],
+                *(self._ids.get(word, self._ids[UNKNOWN]) for word in words),
                 self._end,
             ]
             row[: len(ids)] = torch.tensor(ids)
@@ -104,7 +104,7 @@ def build_tokenizer(name: str, captions: Iterable[str], *, context_length: int) 
         return OpenClipTokenizer(context_length=context_length)
     if name == "words":
         return WordTokenizer(
-            sorted({word for text in set(captions) for word in _WORD.findall(text.lower())}),
+            sorted({word for text in set(captions) for word in WORD.findall(text.lower())}),
             context_length=context_length,
         )
     raise ValueError(f"tokenizer={name!r} is unknown: choose words or open_clip.")
@@ -113,6 +113,10 @@ def build_tokenizer(name: str, captions: Iterable[str], *, context_length: int) 
 def tokenizer_from_json(text: str) -> Tokenizer:
     """Returns the tokenizer that `to_json` described."""
     facts = json.loads(text)
+    if facts["name"] == "language":
+        from components.core.data.language_tokenizer import language_tokenizer_from_json
+
+        return language_tokenizer_from_json(text)
     if facts["name"] == "words":
         return WordTokenizer(facts["words"], context_length=facts["context_length"])
     return build_tokenizer(facts["name"], [], context_length=facts["context_length"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -9,12 +10,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from components.core.data.tokenizer import Tokenizer, tokenizer_from_json
+from components.core.models.language_tower import LanguageTower, language_tower_from_facts
 from components.core.models.text_tower import TextTower
 from components.core.models.trunk import Trunk
 
 ENCODER_FILES = ("encoder.safetensors", "encoder.json")
 TEXT_FILES = ("text.safetensors", "text.json")
-PROJECTION, LOGIT_SCALE, TOWER = "visual_projection", "logit_scale", "tower."
+PROJECTION, LOGIT_SCALE, LOGIT_BIAS, TOWER = "visual_projection", "logit_scale", "logit_bias", "tower."
+CLIP, LANGUAGE = "clip", "language"  # which tower
+MAX_PART_BYTES = 2**30
 
 
 class Files(Protocol):
@@ -36,12 +40,14 @@ class TextSide:
         tokenizer: Made for that tower.
         projection_DE: From the trunk's CLS token to the joint space.
         logit_scale: The trained temperature, as the logarithm of the scale.
+        logit_bias: The sigmoid loss's bias; None where the arm's loss has none.
     """
 
-    tower: TextTower
+    tower: TextTower | LanguageTower
     tokenizer: Tokenizer
     projection_DE: Tensor
     logit_scale: Tensor
+    logit_bias: Tensor | None = None
 
 
 def save_encoder(files: Files, trunk: Trunk, facts: dict[str, Any]) -> list[str]:
@@ -65,35 +71,64 @@ def architecture(trunk: Trunk) -> dict[str, int]:
     return {name: getattr(trunk, name) for name in names}
 
 
-def save_text(files: Files, side: TextSide, num_heads: int) -> list[str]:
-    """Writes the text side of a language arm, and returns the names written."""
+def save_text(files: Files, side: TextSide) -> list[str]:
+    """Writes the text side of a language arm, with all its weights, and returns the names written."""
     tensors = {TOWER + name: tensor for name, tensor in side.tower.state_dict().items()}
     tensors |= {PROJECTION: side.projection_DE, LOGIT_SCALE: side.logit_scale}
-    files.write(TEXT_FILES[0], save(_plain(tensors)))
-    sizes = {
-        "vocab_size": side.tokenizer.vocab_size,
-        "context_length": side.tower.context_length,
-        "width": side.tower.width,
-        "depth": side.tower.depth,
-        "num_heads": num_heads,
-        "embedding_dim": side.tower.embedding_dim,
-    }
-    files.write(TEXT_FILES[1], _json({"tower": sizes, "tokenizer": side.tokenizer.to_json()}))
-    return list(TEXT_FILES)
+    if side.logit_bias is not None:
+        tensors[LOGIT_BIAS] = side.logit_bias
+    names = []
+    for number, part in enumerate(_parts(tensors)):
+        names.append(TEXT_FILES[0] if number == 0 else f"text-{number}.safetensors")
+        files.write(names[-1], save(_plain(part)))
+    facts = {"tower": _tower_facts(side.tower), "tokenizer": side.tokenizer.to_json(), "weights": names}
+    files.write(TEXT_FILES[1], _json(facts))
+    return [*names, TEXT_FILES[1]]
 
 
 def load_text(files: Files) -> TextSide:
     """Returns the text side in evaluation mode."""
     facts = json.loads(files.read(TEXT_FILES[1]))
-    tensors = load(files.read(TEXT_FILES[0]))
-    tower = TextTower(**facts["tower"], seed=0)
+    tensors: dict[str, Tensor] = {}
+    for name in facts["weights"]:
+        tensors |= load(files.read(name))
+    tower = _tower(**facts["tower"])
     tower.load_state_dict({n.removeprefix(TOWER): t for n, t in tensors.items() if n.startswith(TOWER)})
     return TextSide(
         tower=tower.eval().requires_grad_(False),
         tokenizer=tokenizer_from_json(facts["tokenizer"]),
         projection_DE=tensors[PROJECTION],
         logit_scale=tensors[LOGIT_SCALE],
+        logit_bias=tensors.get(LOGIT_BIAS),
     )
+
+
+def _tower_facts(tower: TextTower | LanguageTower) -> dict[str, Any]:
+    if isinstance(tower, LanguageTower):
+        return {"kind": LANGUAGE, "shape": tower.facts()}
+    names = ("context_length", "width", "depth", "embedding_dim")
+    shape = {name: getattr(tower, name) for name in names}
+    return {
+        "kind": CLIP,
+        "shape": shape | {"vocab_size": tower.transformer.vocab_size, "num_heads": tower.transformer.heads},
+    }
+
+
+def _tower(kind: str, shape: dict[str, Any]) -> TextTower | LanguageTower:
+    return language_tower_from_facts(shape) if kind == LANGUAGE else TextTower(**shape, seed=0)
+
+
+def _parts(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yields the tensors in parts, so that a language model of billions of weights isn't one blob in memory."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if part and size + tensor.nbytes > MAX_PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name] = tensor
+        size += tensor.nbytes
+    yield part
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,35 +1,32 @@
-# B local batch, G global batch (all ranks), C channels, S side, T context length, D width, E embedding.
-"""CLIP: an image and its caption find each other among all pairs of the batch.
+# B local batch, C channels, S side, T context length, D width, E embedding.
+"""CLIP and SigLIP: an image and its caption find each other among all pairs of the batch.
 
-Radford et al., arXiv 2103.00020, figure 3; equal to open_clip's ClipLoss(local_loss=True,
-gather_with_grad=True).
-
-    L = 1/2 mean_i [ CE(s <u_i, v_j>_j, i) + CE(s <v_i, u_j>_j, i) ]     u, v unit vectors, s = exp(logit
-    scale) <= 100
+Radford et al., arXiv 2103.00020. One objective with two losses, softmax (contrastive.py) and sigmoid (siglip.py):
+trunk, text tower, tokenizer, projection, crops and weight decay are the same, so that the two arms differ in the loss
+only.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.core.data.augment import View, make_view
 from components.core.data.batch import Batch
 from components.core.data.tokenizer import Tokenizer
+from components.core.models.language_tower import LanguageTower
 from components.core.models.text_tower import TextTower
 from components.core.models.trunk import Trunk
-from components.core.objectives.objective import Objective
+from components.core.objectives.contrastive import GREATEST_LOGIT_SCALE, SoftmaxLoss
+from components.core.objectives.objective import Embeddings, LossAndMetrics, Objective
+from components.core.objectives.siglip import SigmoidLoss
 
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-GREATEST_LOGIT_SCALE = math.log(100)
+PAIR_LOSSES: dict[str, type[SoftmaxLoss] | type[SigmoidLoss]] = {"softmax": SoftmaxLoss, "sigmoid": SigmoidLoss}
 
 
 class ClipObjective(Objective):
-    """The softmax contrastive loss between the trunk's CLS token and the text tower, both projected linearly.
+    """A loss over pairs of the trunk's CLS token and the text tower's output, both projected linearly.
 
     Args:
         trunk: the encoder, exported as it is.
@@ -39,29 +36,44 @@ class ClipObjective(Objective):
             else.
         seed: seed of projection and crops.
         weight_decay: constant.
+        pair_loss: softmax for CLIP, sigmoid for SigLIP.
+        view_index: number of the view among those that are drawn from a sample with this seed.
     """
+
+    is_separable = False
+    pair_loss: SoftmaxLoss | SigmoidLoss
 
     def __init__(
         self,
         trunk: Trunk,
-        text_tower: TextTower,
+        text_tower: TextTower | LanguageTower,
         tokenizer: Tokenizer,
         *,
         view: View,
         seed: int,
         weight_decay: float = 0.2,
+        pair_loss: str = "softmax",
+        view_index: int = 0,
     ) -> None:
         super().__init__()
+        if pair_loss not in PAIR_LOSSES:
+            raise ValueError(f"pair_loss={pair_loss!r}: choose one of {', '.join(PAIR_LOSSES)}.")
         self.trunk, self.text_tower = trunk, text_tower
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             projection_DE = torch.randn(trunk.width, text_tower.embedding_dim) * trunk.width**-0.5
         self.projection_DE = nn.Parameter(projection_DE)
-        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.pair_loss = PAIR_LOSSES[pair_loss]()
         self.tokenizer, self.view, self.seed, self._weight_decay = tokenizer, view, seed, weight_decay
+        self.view_index = view_index
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss over the global batch and the share of images that find their caption first."""
+    @property
+    def logit_scale(self) -> Tensor:
+        """The logarithm of the scale of the cosines."""
+        return self.pair_loss.logit_scale
+
+    def embed(self, batch: Batch, step: int) -> Embeddings:
+        """Returns the unit vectors (B, E) of images and captions, as `image` and `text`."""
         images_BCSS = make_view(
             batch.images_BCHW,
             batch.sizes_B2,
@@ -69,18 +81,16 @@ class ClipObjective(Objective):
             batch.epochs_B,
             view=self.view,
             seed=self.seed,
-            index=0,
+            index=self.view_index,
         )
         tokens_BT = self.tokenizer(batch.captions).to(images_BCSS.device)
-        image_BE = self.embed_images(images_BCSS)
-        text_BE = self.embed_tokens(tokens_BT)
-        loss, logits_BG = contrastive_loss(image_BE, text_BE, self.logit_scale)
-        labels_B = _labels(logits_BG)
-        return loss, {
-            "loss": loss.detach(),
-            "logit_scale": self.logit_scale.detach().exp(),
-            "batch_accuracy": (logits_BG.detach().argmax(dim=1) == labels_B).float().mean(),
-        }
+        return {"image": self.embed_images(images_BCSS), "text": self.embed_tokens(tokens_BT)}
+
+    def loss_of(self, embeddings: Embeddings, step: int) -> LossAndMetrics:
+        """Returns the loss of this rank's pairs against all ranks', and the share of images that find their
+        caption first.
+        """
+        return self.pair_loss(embeddings["image"], embeddings["text"])
 
     def embed_images(self, images_BCSS: Tensor) -> Tensor:
         """Returns unit vectors (B, E) of images in [0, 1]."""
@@ -95,37 +105,6 @@ class ClipObjective(Objective):
         return self._weight_decay
 
     @torch.no_grad()
-    def after_update(self, step: int) -> None:
-        """Clamps the logit scale."""
+    def after_update(self, step: int, is_good: Tensor) -> None:
+        """Clamps the logit scale, as open_clip does for both losses; after a skipped step it is clamped already."""
         self.logit_scale.clamp_(0, GREATEST_LOGIT_SCALE)
-
-
-def contrastive_loss(image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the loss of this rank's pairs against all ranks', and the image logits (B, G).
-
-    Args:
-        image_BE: unit vectors of this rank's images.
-        text_BE: unit vectors of their captions.
-        logit_scale: logarithm of the scale.
-    """
-    scale = logit_scale.exp()
-    image_logits_BG = scale * image_BE @ _gather(text_BE).mT
-    text_logits_BG = scale * text_BE @ _gather(image_BE).mT
-    labels_B = _labels(image_logits_BG)
-    loss = (F.cross_entropy(image_logits_BG, labels_B) + F.cross_entropy(text_logits_BG, labels_B)) / 2
-    return loss, image_logits_BG
-
-
-def _labels(logits_BG: Tensor) -> Tensor:
-    """Returns where in the global batch this rank's pairs are."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    return torch.arange(len(logits_BG), device=logits_BG.device) + rank * len(logits_BG)
-
-
-def _gather(local_BE: Tensor) -> Tensor:
-    """Returns the rows of all ranks, with gradients to all of them."""
-    if not dist.is_initialized():
-        return local_BE
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(local_BE))

@@ -1,5 +1,4 @@
-# B batch, C channels, S side of a crop, D width of the trunk, K prototypes, V views (2 global, then the local
-# ones).
+# B batch, C channels, S side of a crop, D width of the trunk, K prototypes, V views (2 global, then the local ones).
 """DINO: the student predicts, from any crop, what its own moving average sees in the large crops.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", arXiv 2104.14294; version 1, as in
@@ -11,8 +10,8 @@ facebookresearch/dino main_dino.py.
     c      <- m_c c + (1 - m_c) mean of g_t over batch and global views
     theta_t <- m theta_t + (1 - m) theta_s                        m rises to 1 along a cosine
 
-It collapses in two ways: to one prototype (teacher entropy 0), which the centre prevents, or to a uniform
-answer (loss at ln K), which the temperature prevents. Both are logged.
+The centre has one departure: until 1 / step is below 1 - m_c it is the plain mean of what was seen, where the
+original moves away from 0 at the rate of 1 - m_c from the start. How it collapses is in collapse.py.
 """
 
 from __future__ import annotations
@@ -23,50 +22,14 @@ import math
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.core.data.augment import View, make_view
 from components.core.data.batch import Batch
 from components.core.models.trunk import Trunk
-from components.core.objectives.objective import Objective
-
-
-class DinoHead(nn.Module):
-    """Three-layer MLP with GELU, l2 norm, then cosines with K prototypes.
-
-    The prototypes are the original's weight-normed last layer with its norm fixed at 1.
-
-    Args:
-        width: input width.
-        hidden: width of the two hidden layers.
-        bottleneck: width before the prototypes.
-        out_dim: number of prototypes K.
-        seed: seed of the init.
-    """
-
-    def __init__(self, *, width: int, hidden: int, bottleneck: int, out_dim: int, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.mlp = nn.Sequential(
-                nn.Linear(width, hidden),
-                nn.GELU(),
-                nn.Linear(hidden, hidden),
-                nn.GELU(),
-                nn.Linear(hidden, bottleneck),
-            )
-            for layer in self.mlp:
-                if isinstance(layer, nn.Linear):
-                    # main_dino.py's 0.02, at its hidden width; a narrow head would be born shrunken and learn
-                    # in jumps
-                    nn.init.trunc_normal_(layer.weight, std=0.02 * math.sqrt(2_048 / hidden))
-                    nn.init.zeros_(layer.bias)
-            self.prototypes = nn.Parameter(torch.empty(out_dim, bottleneck))
-            nn.init.kaiming_uniform_(self.prototypes, a=math.sqrt(5))
-
-    def forward(self, features_BD: Tensor) -> Tensor:
-        """Returns cosines (B, K)."""
-        return F.linear(F.normalize(self.mlp(features_BD), dim=1), F.normalize(self.prototypes, dim=1))
+from components.core.objectives.cross_view import cross_view_loss
+from components.core.objectives.dino_head import DinoHead
+from components.core.objectives.objective import LossAndMetrics, Objective
 
 
 class DinoObjective(Objective):
@@ -129,23 +92,34 @@ class DinoObjective(Objective):
         self.momentum_start, self.centre_momentum = momentum_start, centre_momentum
         self.freeze_steps = freeze_steps
         self.weight_decays = (weight_decay_start, weight_decay_end)
-        self._batch_centre_K: Tensor | None = None
+        self._seen_K: Tensor | None = None  # sum of the teacher's answers since the last update
+        self._num_seen = 0
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss of the paper's equation 3 and what tells a collapse."""
+    def loss(self, batch: Batch, step: int) -> LossAndMetrics:
+        """Returns the loss of the paper's equation 3 and what tells a collapse.
+
+        With gradients on, the teacher's answers are added up for the centre, so that the micro-batches of a step
+        move it as one batch would.
+        """
         views = [self._view(batch, index) for index in range(len(self.views))]
+        large, is_training = torch.cat(views[:2]), torch.is_grad_enabled()
         with torch.no_grad():
-            features = self.trunk(torch.cat(views[:2]))
+            features = self.trunk(large)
             teacher = self.teacher_head(features).float()
-            self._batch_centre_K = teacher.mean(dim=0)
+            if is_training:
+                self._see(teacher)
             target = F.softmax((teacher - self.centre_K) / self.teacher_temperature(step), dim=1)
-        student_features = [self.student(torch.cat(views[:2]))]
+        student_features = [self.student(large)]
         if len(views) > 2:
             student_features.append(self.student(torch.cat(views[2:])))
-        student = self.student_head(torch.cat(student_features)).float()
-        log_student = F.log_softmax(student / self.student_temperature, dim=1)
-        loss = cross_view_loss(target.chunk(2), log_student.chunk(len(views)))
+        student = self.student_head(torch.cat(student_features), self.student_temperature)
+        loss = cross_view_loss(target.chunk(2), student.unflatten(0, (len(views), len(batch))))
         return loss, self._metrics(loss, features, target)
+
+    def _see(self, teacher_BK: Tensor) -> None:
+        sum_K = teacher_BK.sum(dim=0)
+        self._seen_K = sum_K if self._seen_K is None else self._seen_K + sum_K
+        self._num_seen += len(teacher_BK)
 
     def _view(self, batch: Batch, index: int) -> Tensor:
         view = self.views[index]
@@ -177,18 +151,23 @@ class DinoObjective(Objective):
             self.student_head.prototypes.grad = None
 
     @torch.no_grad()
-    def after_update(self, step: int) -> None:
-        """Moves centre and teacher."""
-        assert self._batch_centre_K is not None, "after_update follows loss"
-        batch_centre_K = self._batch_centre_K
+    def after_update(self, step: int, is_good: Tensor) -> None:
+        """Moves centre and teacher, unless the step was skipped."""
+        assert self._seen_K is not None, "after_update follows loss"
+        mean_K, self._seen_K = self._seen_K / self._num_seen, None
+        self._num_seen = 0
         if dist.is_initialized():
-            dist.all_reduce(batch_centre_K)
-            batch_centre_K /= dist.get_world_size()
+            dist.all_reduce(mean_K)
+            mean_K /= dist.get_world_size()
         # at first the plain mean of what was seen, so that the student doesn't learn the common answer
         # meanwhile
-        self.centre_K.lerp_(batch_centre_K, max(1 - self.centre_momentum, 1 / (step + 1)))
-        for teacher, student in ((self.trunk, self.student), (self.teacher_head, self.student_head)):
-            torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - self.momentum(step))
+        moved_K = self.centre_K.lerp(mean_K, max(1 - self.centre_momentum, 1 / (step + 1)))
+        self.centre_K.copy_(torch.where(is_good > 0, moved_K, self.centre_K))
+        move_average(
+            [*self.trunk.parameters(), *self.teacher_head.parameters()],
+            [*self.student.parameters(), *self.student_head.parameters()],
+            (1 - self.momentum(step)) * is_good,
+        )
 
     def teacher_temperature(self, step: int) -> float:
         """Returns tau_t of a step."""
@@ -204,18 +183,17 @@ class DinoObjective(Objective):
         return cosine(*self.weight_decays, step, self.num_steps)
 
 
-def cross_view_loss(targets: tuple[Tensor, ...], log_students: tuple[Tensor, ...]) -> Tensor:
-    """Returns the mean cross-entropy over all pairs of a global view (teacher) and another view (student).
+@torch.no_grad()
+def move_average(averages: list[Tensor], values: list[Tensor], share: Tensor) -> None:
+    """Moves each average towards its value, in place: average + share * (value - average).
 
-    For a teacher view v the sum over students w != v of their log-probabilities is the sum over all less that
-    of v, so two dot products replace 2 (V - 1).
+    Args:
+        averages, values: of equal shapes.
+        share: scalar on their device, not read on the host; 0 changes nothing as long as the values are finite.
     """
-    total_BK = torch.stack(log_students).sum(dim=0)
-    num_pairs = len(targets) * (len(log_students) - 1)
-    loss = total_BK.new_zeros(())
-    for target_BK, own_BK in zip(targets, log_students[: len(targets)], strict=True):
-        loss = loss - (target_BK * (total_BK - own_BK)).sum(dim=1).mean()
-    return loss / num_pairs
+    differences = torch._foreach_sub(values, averages)
+    torch._foreach_mul_(differences, share)
+    torch._foreach_add_(averages, differences)
 
 
 def cosine(start: float, end: float, step: int, num_steps: int) -> float:

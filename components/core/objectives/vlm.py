@@ -13,7 +13,7 @@ from components.core.data.dialogue import IGNORED, DialogueBatch
 from components.core.models.language_model import LanguageModel
 from components.core.models.projector import Projector
 from components.core.models.vlm import text_logits
-from components.core.objectives.objective import Objective
+from components.core.objectives.objective import LossAndMetrics, Objective
 
 
 class TextObjective(Objective):
@@ -23,7 +23,7 @@ class TextObjective(Objective):
         super().__init__()
         self.language_model = language_model
 
-    def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: DialogueBatch, step: int) -> LossAndMetrics:
         """Returns the loss, and the share of replies that begin right."""
         return reply_loss(self.language_model, self.language_model.embed(batch.prefix), batch)
 
@@ -36,7 +36,7 @@ class AlignObjective(Objective):
         self.projector = projector
         self._frozen = (language_model,)  # in a tuple, so that it is neither trained nor saved
 
-    def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: DialogueBatch, step: int) -> LossAndMetrics:
         """Returns the loss, and 0 for the share of replies that begin right: captions reply to nothing."""
         return reply_loss(self._frozen[0], self.projector(batch.prefix), batch)
 
@@ -48,14 +48,12 @@ class TuneObjective(Objective):
         super().__init__()
         self.projector, self.language_model = projector, language_model
 
-    def loss(self, batch: DialogueBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: DialogueBatch, step: int) -> LossAndMetrics:
         """Returns the loss, and the share of replies that begin right."""
         return reply_loss(self.language_model, self.projector(batch.prefix), batch)
 
 
-def reply_loss(
-    language_model: LanguageModel, prefix_BNE: Tensor, batch: DialogueBatch
-) -> tuple[Tensor, dict[str, Tensor]]:
+def reply_loss(language_model: LanguageModel, prefix_BNE: Tensor, batch: DialogueBatch) -> LossAndMetrics:
     """Returns the mean cross-entropy over all tokens of all replies, and metrics."""
     is_label_BT = batch.labels_BT != IGNORED
     logits_MV = text_logits(language_model, prefix_BNE, batch.tokens_BT, batch.turns_BT, is_label_BT).float()

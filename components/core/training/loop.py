@@ -1,42 +1,43 @@
 """The training loop of every objective: loss, backward, clip, AdamW, and nothing that knows which arm it is.
 
-Resuming is bit-identical on the same world size: weights, optimiser and the objective's buffers come from the
-checkpoint, the batches restart at its step, and nothing draws from a stateful generator.
+Resuming is bit-identical on the same world size: weights, optimiser, counts and the objective's buffers come from the
+checkpoint, the batches restart at its step, and nothing draws from a stateful generator. Another world size goes on
+with the same global batches. The host waits for a device only when it reports or saves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.core.objectives.objective import Objective
-from components.core.training.checkpoint import Checkpoints
+from components.core.training import distributed
+from components.core.training.batches import BatchT, Ready, num_rows, on_device
+from components.core.training.blocks import tuned_blocks
+from components.core.training.checkpoint import NO_SETTINGS, Checkpoint, Checkpoints, Settings, Tell, log_event
+from components.core.training.gradients import Gradients
+from components.core.training.guard import Guard
+from components.core.training.memory import peak_gib, said_out_of_memory
 from components.core.training.optimizer import (
     build_optimizer,
     learning_rate_at,
     load_optimizer_tensors,
     optimizer_tensors,
     set_schedule,
+    step_unless,
 )
+from components.core.training.watchdog import BusyClock, Watchdog, all_busy_s, stragglers
 
-
-class Movable(Protocol):
-    """A batch of any kind: it can be moved to a device."""
-
-    def to(self, device: torch.device | str) -> Any:
-        """Returns the batch on a device."""
-        ...
-
-
-BatchT = TypeVar("BatchT", bound=Movable)
 Curve = list[tuple[int, dict[str, float]]]  # (steps done, metrics) of each report
+Report = Callable[[int, dict[str, float]], None]
 
 
 class Interrupted(Exception):
@@ -59,8 +60,14 @@ class LoopConfig:
         clip_norm: greatest global norm of the gradient.
         checkpoint_every_steps: between checkpoints; the last step is saved anyway.
         log_every_steps: between reports; the last step is reported anyway.
-        max_nonfinite_steps: this many skipped steps in a row end the run.
+        max_nonfinite_steps: this many skipped steps in a row end the run, at the next report.
         is_bfloat16: autocast to bfloat16 (GPUs; slow on CPUs without AVX-512).
+        num_micro_batches: parts of a rank's batch that are computed one after the other: less memory, same result.
+        is_compiled: transformer blocks through torch.compile.
+        checkpoint_activations: transformer blocks keep their input only, and are computed again in the backward pass.
+        hang_slack_s: a step that takes this much beyond twice the slowest of the last ones ends the process, with the
+            stacks of its threads; infinite: no watch.
+        hang_patience_s: how long the first step, the call of `report`, and a checkpoint may take.
     """
 
     num_steps: int
@@ -74,6 +81,11 @@ class LoopConfig:
     log_every_steps: int
     max_nonfinite_steps: int
     is_bfloat16: bool = False
+    num_micro_batches: int = 1
+    is_compiled: bool = False
+    checkpoint_activations: bool = False
+    hang_slack_s: float = 60.0
+    hang_patience_s: float = 1_800.0
 
 
 def train(
@@ -82,143 +94,251 @@ def train(
     config: LoopConfig,
     *,
     checkpoints: Checkpoints,
-    report: Callable[[int, dict[str, float]], None],
+    report: Report,
     should_stop: Callable[[], bool],
+    tell: Tell = log_event,
+    settings: Settings = NO_SETTINGS,
 ) -> Curve:
     """Trains the objective in place until num_steps, from the newest whole checkpoint where there is one.
 
-    The curve that it returns is kept in the checkpoints, so that a resumed run returns the whole of it.
+    With several ranks each calls this, with its share of the batches; see `distributed.start`. The curve that it
+    returns is the same on all of them, and is kept in the checkpoints, so that a resumed run returns the whole of it.
 
     Args:
         objective: on its device already.
-        batches: given the first step wanted, yields the batch of that step, of the next, and so on.
+        batches: given the first step wanted, yields the rank's batch of that step, of the next, and so on; a
+            dataclass with one row per sample.
         config: the numbers.
-        checkpoints: where to save and resume.
-        report: called with the number of steps done and the metrics.
-        should_stop: asked after each step.
+        checkpoints: where to save and resume; the first rank's is used.
+        report: called on every rank with the number of steps done and the metrics: the objective's and the
+            gradient's, which are the ranks' mean and also in the curve, and speed and memory.
+        should_stop: asked after each step; where one rank is told so, all stop after the same step.
+        tell: called on every rank with `resumed` (step, of), `settings_changed` (step, changes) and
+            `metric_not_finite` (step, names), on the first with `straggler` (rank, busy_s, step).
+        settings: what the run must have been begun with, to be resumed.
 
     Raises:
         Interrupted: should_stop said so; all steps done are saved.
-        Diverged: max_nonfinite_steps steps in a row were skipped.
+        Diverged: max_nonfinite_steps steps in a row were skipped, or the last, and none was ever reported.
+        ValueError: the settings differ from those of the checkpoint, or num_micro_batches doesn't divide the batch.
+        OutOfMemory: a ValueError: a step doesn't fit.
     """
-    device = next(objective.parameters()).device
-    optimizer = build_optimizer(
-        objective,
-        learning_rate=config.learning_rate,
-        beta1=config.beta1,
-        beta2=config.beta2,
-        epsilon=config.epsilon,
-    )
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    first_step, curve = _resume(objective, optimizer, checkpoints, config)
-    loss_of = _distributed(objective)
+    run = _Run(objective, config, checkpoints, settings, tell)
+    first_step = run.resume()
     objective.train()
-    num_skipped = 0
-    saved_step = first_step
     stream = batches(first_step) if first_step < config.num_steps else iter(())
-    for step, batch in zip(range(first_step, config.num_steps), stream, strict=False):
-        set_schedule(optimizer, learning_rate=_rate(config, step), weight_decay=objective.weight_decay(step))
-        autocast = torch.autocast(device.type, torch.bfloat16) if config.is_bfloat16 else contextlib.nullcontext()
-        with autocast:
-            loss, metrics = loss_of(batch.to(device), step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        objective.before_update(step)
-        norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
-        if math.isfinite(float(loss.detach() + norm)):
-            optimizer.step()
-            objective.after_update(step)
-            num_skipped = 0
-        else:
-            num_skipped += 1
-            report(step + 1, {"skipped_in_a_row": float(num_skipped)})
-            if num_skipped >= config.max_nonfinite_steps:
-                checkpoints.flush()
-                raise Diverged(
-                    f"Loss or gradient was not finite for {num_skipped} steps in a row, the last of them "
-                    f"{step + 1}; the last good checkpoint is at step {saved_step}. "
-                    f"Lower learning_rate or look at {_describe(batch)}."
-                )
-        num_done = step + 1
-        if num_done % config.log_every_steps == 0 or num_done == config.num_steps:
-            curve.append((num_done, _floats(metrics, norm, _rate(config, step))))
-            report(*curve[-1])
-        is_stopping = should_stop()
-        if num_done % config.checkpoint_every_steps == 0 or num_done == config.num_steps or is_stopping:
-            _save(objective, optimizer, checkpoints, num_done, config, curve)
-            saved_step = num_done
-        if is_stopping and num_done < config.num_steps:
-            checkpoints.flush()
-            raise Interrupted(f"stopped after step {num_done} of {config.num_steps}, which is saved")
-    checkpoints.flush()
-    if saved_step < config.num_steps:
-        raise RuntimeError(f"the batches ended at step {saved_step} of num_steps={config.num_steps}: they must not end")
-    return curve
+    ready = on_device(stream, run.device)
+    with (
+        tuned_blocks(objective, is_compiled=config.is_compiled, checkpoint_activations=config.checkpoint_activations),
+        Watchdog(slack_s=config.hang_slack_s, patience_s=config.hang_patience_s) as watchdog,
+    ):
+        _steps(run, zip(range(first_step, config.num_steps), ready, strict=False), watchdog, report, should_stop)
+        with watchdog.patient():
+            run.settle()
+    if run.saved_step < config.num_steps:
+        raise RuntimeError(f"the batches ended before num_steps={config.num_steps}: they must not end")
+    return run.curve
 
 
-def _rate(config: LoopConfig, step: int) -> float:
-    return learning_rate_at(
-        step, peak=config.learning_rate, warmup_steps=config.warmup_steps, num_steps=config.num_steps
-    )
-
-
-def _distributed(objective: Objective) -> nn.Module:
-    """Returns the objective, wrapped to average gradients where there are several processes."""
-    if not dist.is_initialized():
-        return objective
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-def _resume(
-    objective: Objective, optimizer: torch.optim.AdamW, checkpoints: Checkpoints, config: LoopConfig
-) -> tuple[int, Curve]:
-    """Restores the newest whole checkpoint and returns the number of steps done, with the curve so far."""
-    checkpoint = checkpoints.latest()
-    if checkpoint is None:
-        return 0, []
-    if checkpoint.facts["num_steps"] != config.num_steps:
-        raise ValueError(
-            f"num_steps={config.num_steps} differs from the {checkpoint.facts['num_steps']} that the checkpoint "
-            f"at step {checkpoint.step} was trained for: the schedules would break. Give the same number, or "
-            "another folder."
-        )
-    split = {"model": {}, "optimizer": {}}  # type: dict[str, dict[str, Tensor]]
-    for name, tensor in checkpoint.tensors.items():
-        kind, _, rest = name.partition("/")
-        split[kind][rest] = tensor
-    objective.load_state_dict(split["model"])
-    load_optimizer_tensors(optimizer, objective, split["optimizer"])
-    return checkpoint.step, [(step, values) for step, values in checkpoint.facts["curve"]]
-
-
-def _save(
-    objective: Objective,
-    optimizer: torch.optim.AdamW,
-    checkpoints: Checkpoints,
-    step: int,
-    config: LoopConfig,
-    curve: Curve,
+def _steps(
+    run: _Run,
+    steps: Iterable[tuple[int, Ready[Any]]],
+    watchdog: Watchdog,
+    report: Report,
+    should_stop: Callable[[], bool],
 ) -> None:
-    """Saves weights, buffers and optimiser; with several processes the first one does, since all hold the
-    same.
-    """
-    if dist.is_initialized() and dist.get_rank() != 0:
-        return
-    tensors = {f"model/{name}": tensor for name, tensor in objective.state_dict().items()}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer, objective).items()}
-    checkpoints.save(step, tensors, {"num_steps": config.num_steps, "curve": curve})
+    """Does the steps, with the reports and checkpoints that fall due after each."""
+    config = run.config
+    for step, found in steps:
+        metrics, norm = run.step(found, step)
+        num_done = step + 1
+        is_last = num_done == config.num_steps
+        if num_done % config.log_every_steps == 0 or is_last:
+            values = run.read(num_done, metrics, norm)
+            with watchdog.patient():
+                report(num_done, values)
+                distributed.wait_for_all()
+            run.begin_period(num_done)
+        is_stopping = distributed.any_rank(should_stop())
+        if num_done % config.checkpoint_every_steps == 0 or is_last or is_stopping:
+            with watchdog.patient():
+                run.save(num_done)
+                distributed.wait_for_all()
+        if is_stopping and not is_last:
+            with watchdog.patient():
+                run.settle()
+            raise Interrupted(f"stopped after step {num_done} of {config.num_steps}, which is saved")
+        watchdog.step_done()
 
 
-def _floats(metrics: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
-    """Returns the metrics as numbers: the only place where a device is waited for on purpose."""
-    names = [*metrics, "gradient_norm"]
-    values = torch.stack([tensor.detach().float() for tensor in [*metrics.values(), norm]]).tolist()
-    return dict(zip(names, values, strict=True)) | {"learning_rate": rate}
+class _Run:
+    """What a run consists of, and what is done with it at a step, a report and a checkpoint."""
 
+    def __init__(
+        self, objective: Objective, config: LoopConfig, checkpoints: Checkpoints, settings: Settings, tell: Tell
+    ) -> None:
+        self.objective, self.config, self.checkpoints = objective, config, checkpoints
+        self.settings, self.tell = settings, tell
+        self.device = next(objective.parameters()).device
+        self.optimizer = build_optimizer(
+            objective,
+            learning_rate=config.learning_rate,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            epsilon=config.epsilon,
+        )
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.guard = Guard().to(self.device)
+        self.clock = BusyClock(self.device)
+        self.curve: Curve = []
+        self.changes: list[dict[str, Any]] = []
+        self.saved_step = 0
+        self.recent_ids: deque[tuple[int, list[int]]] = deque(
+            maxlen=config.log_every_steps + config.max_nonfinite_steps
+        )
+        self.begin_period(0)
 
-def _describe(batch: object) -> str:
-    """Returns the ids of a batch that has some, for a message."""
-    ids = getattr(batch, "ids_B", None)
-    return "the batch" if ids is None else f"samples {ids.tolist()}"
+    def resume(self) -> int:
+        """Restores the first rank's newest whole checkpoint on all ranks and returns the number of steps done."""
+        checkpoint = self.checkpoints.latest() if distributed.world().rank == 0 else None
+        said = (checkpoint.step, checkpoint.facts) if checkpoint else None
+        said, tensors = distributed.from_first_rank(said, checkpoint.tensors if checkpoint else {})
+        if said is not None:
+            self._restore(Checkpoint(step=said[0], tensors=tensors, facts=said[1]))
+        self.gradients = Gradients(
+            self.objective,
+            num_micro_batches=self.config.num_micro_batches,
+            autocast=self._autocast,
+            mark=self.clock.stop,
+        )
+        self.begin_period(self.saved_step)
+        return self.saved_step
+
+    def step(self, found: Ready[Any], step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Does one step and returns the metrics and the gradient's norm before clipping, all on the device."""
+        self.num_rows = num_rows(found.batch)
+        self.recent_ids.append((step, found.ids))
+        set_schedule(self.optimizer, learning_rate=self._rate(step), weight_decay=self.objective.weight_decay(step))
+        with said_out_of_memory(self.num_rows, self.config.num_micro_batches, self.device):
+            self.clock.start(found.wait_s)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, metrics = self.gradients(found.batch, step)
+            self.objective.before_update(step)
+            norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
+            self.checkpoints.wait_until_copied()  # from here on, what it copies changes
+            is_good, found_inf = self.guard.judge(loss, norm, step)
+            step_unless(self.optimizer, found_inf)
+            self.objective.after_update(step, is_good)
+        return metrics, norm
+
+    def read(self, num_done: int, metrics: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
+        """Returns what is reported, those that are finite, after adding the metrics to the curve.
+
+        It is the only place where a device is waited for on purpose.
+
+        Raises:
+            Diverged: too many steps in a row were skipped.
+        """
+        tensors = metrics | {"gradient_norm": norm} | self.guard.counts()
+        longest = {"longest": self.guard.longest, "longest_end": self.guard.longest_end}
+        stacked = torch.stack([tensor.detach().float() for tensor in (tensors | longest).values()])
+        *numbers, length, end = distributed.mean(stacked).tolist()
+        self.guard.begin_anew()
+        values = dict(zip(tensors, numbers, strict=True)) | {"learning_rate": self._rate(num_done - 1)}
+        speeds = self._speeds(num_done)
+        odd = [name for name, value in values.items() if not math.isfinite(value)]
+        if not odd:
+            self.curve.append((num_done, values))
+        elif not values["skipped_in_a_row"]:
+            self.tell("metric_not_finite", step=num_done, names=odd)
+        has_nothing = num_done == self.config.num_steps and length > 0 and not self.curve
+        if length >= self.config.max_nonfinite_steps or has_nothing:
+            raise self._diverged(int(end) - int(length) + 1, int(length))
+        return {name: value for name, value in values.items() if math.isfinite(value)} | speeds
+
+    def begin_period(self, num_done: int) -> None:
+        """Starts the clock of the steps until the next report."""
+        self.reported_step, self.reported_at = num_done, time.perf_counter()
+
+    def save(self, num_done: int) -> None:
+        """Begins to save weights, buffers, optimiser and counts; the first rank does, since all hold the same."""
+        self.saved_step = num_done
+        if distributed.world().rank:
+            return
+        tensors = {f"model/{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        state = optimizer_tensors(self.optimizer, self.objective)
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"guard/{name}": tensor for name, tensor in self.guard.state_dict().items()}
+        facts = {"num_steps": self.config.num_steps, "curve": self.curve, "changes": self.changes}
+        self.checkpoints.begin(num_done, tensors, facts | {"settings": self.settings.values})
+
+    def settle(self) -> None:
+        """Returns when what was saved is committed, on all ranks: the first to leave would end the others."""
+        self.checkpoints.flush()
+        distributed.wait_for_all()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        facts = checkpoint.facts
+        if facts["num_steps"] != self.config.num_steps:
+            raise ValueError(
+                f"num_steps={self.config.num_steps} differs from the {facts['num_steps']} that the checkpoint "
+                f"at step {checkpoint.step} was trained for: the schedules would break. Give the same number, or "
+                "another folder."
+            )
+        changes = self.settings.changes_since(facts["settings"])
+        self.changes = facts["changes"]
+        if changes:
+            self.changes.append({"step": checkpoint.step, "changes": changes})
+            self.tell("settings_changed", step=checkpoint.step, changes=changes)
+        split: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "guard": {}}
+        for name, tensor in checkpoint.tensors.items():
+            kind, _, rest = name.partition("/")
+            split[kind][rest] = tensor
+        self.objective.load_state_dict(split["model"])
+        load_optimizer_tensors(self.optimizer, self.objective, split["optimizer"])
+        self.guard.load_state_dict(split["guard"])
+        self.curve = [(step, values) for step, values in facts["curve"]]
+        self.saved_step = checkpoint.step
+        self.tell("resumed", step=checkpoint.step, of=self.config.num_steps)
+
+    def _speeds(self, num_done: int) -> dict[str, float]:
+        """Returns what differs from run to run: seconds, images and memory."""
+        num_steps = num_done - self.reported_step
+        seconds = time.perf_counter() - self.reported_at
+        busy_s = all_busy_s(self.clock)
+        for rank in stragglers(busy_s) if distributed.world().rank == 0 else []:
+            self.tell("straggler", rank=rank, busy_s=[round(value, 4) for value in busy_s], step=num_done)
+        return {
+            "step_s": seconds / num_steps,
+            "images_per_s": num_steps * self.num_rows * len(busy_s) / seconds,
+            "memory_gib": max(distributed.of_all_ranks(peak_gib(self.device))),
+        } | {f"busy_s/rank{rank}": value for rank, value in enumerate(busy_s)}
+
+    def _diverged(self, first: int, length: int) -> Diverged:
+        """Returns the error, after the skipped batches' ids were written down."""
+        self.settle()
+        own = {step: ids for step, ids in self.recent_ids if first <= step < first + length}
+        of_ranks = distributed.objects_of_all_ranks(own)
+        ids = {str(step + 1): [of_rank[step] for of_rank in of_ranks] for step in own}
+        name = f"diverged-{first + length:09d}.json"
+        if distributed.world().rank == 0:
+            self.checkpoints.note(name, {"skipped_steps": [first + 1, first + length], "ids_by_step_and_rank": ids})
+        distributed.wait_for_all()
+        last = [sample for of_rank in ids[str(first + length)] for sample in of_rank]
+        shown = ", ".join(map(str, last[:8])) + (", ..." if len(last) > 8 else "")
+        return Diverged(
+            f"Loss or gradient was not finite for {length} steps in a row, the last of them {first + length}; the "
+            f"last good checkpoint is at step {self.saved_step}. Lower learning_rate, or look at the samples of these "
+            f"steps ({shown or 'without ids'}), which {name} lists, beside the checkpoints."
+        )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.is_bfloat16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _rate(self, step: int) -> float:
+        config = self.config
+        return learning_rate_at(
+            step, peak=config.learning_rate, warmup_steps=config.warmup_steps, num_steps=config.num_steps
+        )

@@ -79,3 +79,12 @@ def load_optimizer_tensors(optimizer: torch.optim.AdamW, module: nn.Module, tens
                 entry: value.to(parameter.device) if entry == "step" else value.to(parameter)
                 for entry, value in state.items()
             }
+
+
+def step_unless(optimizer: torch.optim.AdamW, found_inf: Tensor) -> None:
+    """Does AdamW's step where found_inf is 0; where it is 1, nothing changes, its count of steps included.
+
+    The decision falls on the device, inside the fused kernel, which takes it from mixed precision's loss scaling.
+    """
+    optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    optimizer.step()

@@ -1,0 +1,84 @@
+"""What a training says while it runs: to the screen, to MLflow and to Prometheus, at each report of the loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from components.core.data.reader import ShardReader
+from components.core.objectives.collapse import collapse
+from components.pretrain.params import Params
+from components.pretrain.probe import every
+from components.runtime import metrics
+from components.runtime.logs import Progress
+from components.runtime.stage import Stage
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}  # dense bf16
+COLLAPSED_REPORTS = 5  # in a row, before it is said
+
+
+class Reports:
+    """Takes the loop's reports and events.
+
+    Args:
+        params: The run's.
+        stage: Where events and curves go.
+        bar: The progress display.
+        reader: Tells how long the training waited for data.
+        probe: Returns accuracies of the encoder as it is.
+        flops_per_sample: Of the training, for the share of the device's peak.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        stage: Stage,
+        bar: Progress,
+        reader: ShardReader,
+        probe: Callable[[], dict[str, float]],
+        flops_per_sample: float,
+    ) -> None:
+        self.params, self.stage, self.bar, self.reader = params, stage, bar, reader
+        self.probe = every(params.probe_every_steps, probe)
+        self.flops_per_sample = flops_per_sample
+        self.num_collapsed = 0
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Hands on the metrics of a report."""
+        self.bar.advance(step - self.bar.done, **{name: v for name, v in values.items() if name == "loss"})
+        waited_s = self.reader.take_wait_s()
+        metrics.count("data_wait_seconds", waited_s)
+        found = self.probe(step)
+        if found:
+            self.stage.log("probed", step=step, **{name: round(value, 4) for name, value in found.items()})
+        values = values | self._utilisation(values) | {f"probe/{name}": value for name, value in found.items()}
+        for name, value in values.items():
+            metric, _, rank = name.partition("/rank")
+            metrics.gauge(f"train_{metric.replace('/', '_')}", value, **({"rank": rank} if rank else {}))
+        samples = float(step * self.params.batch_size)
+        self.stage.metrics(step, values | {"samples_seen": samples, "data_wait_s": waited_s})
+        self._watch_collapse(step, values)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Hands on an event of the loop."""
+        if event == "resumed":
+            self.bar.advance(facts["step"] - self.bar.done)
+        self.stage.log(event, **facts)
+
+    def _utilisation(self, values: dict[str, float]) -> dict[str, float]:
+        """Returns the share of the devices' peak that the training reaches; nothing for a device without a figure."""
+        if "images_per_s" not in values or not torch.cuda.is_available():
+            return {}
+        name = torch.cuda.get_device_name()
+        peak = next((flops for device, flops in PEAK_FLOPS.items() if device in name), 0.0)
+        num_devices = max(1, sum("busy_s/rank" in key for key in values))
+        return {"mfu": values["images_per_s"] * self.flops_per_sample / (peak * num_devices)} if peak else {}
+
+    def _watch_collapse(self, step: int, values: dict[str, float]) -> None:
+        if "teacher_entropy" not in values:
+            return
+        sentence = collapse(values, self.params.dino_out_dim)
+        self.num_collapsed = self.num_collapsed + 1 if sentence else 0
+        metrics.gauge("train_collapsed", float(bool(sentence)))
+        if self.num_collapsed == COLLAPSED_REPORTS:
+            self.stage.log("collapsed", step=step, problem=sentence)
