@@ -38,7 +38,7 @@ docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
 
 bench: $(INSTALLED) $(PEERS)/.installed ## Compare speed with peers (ARGS="sharding s3": only these)
 	@echo "make bench: the same work beside a peer; CPU seconds, and wall seconds where it waits"
-	@$(BIN)/python -m tests.bench $(ARGS)
+	@PYTHONPATH=$(PEERS)/torch $(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove the environment and caches; runs/ stays
 	@echo "make clean: removing $(VENV), $(PEERS) and caches, keeping runs/"
@@ -52,9 +52,10 @@ $(INSTALLED): requirements/dev.txt requirements/launcher.txt requirements/vlm.tx
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@
 
-$(PEERS)/.installed: requirements/peers.txt
+$(PEERS)/.installed: requirements/peers.txt requirements/peers-torch.txt $(INSTALLED)
 	@echo "make: installing what we are compared with into $(PEERS) (a few minutes, once)"
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/peers.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $(PEERS)/torch -r requirements/peers-torch.txt
 	@$(PEERS)/bin/python -m compileall -q -j 0 $(PEERS)/lib >/dev/null || true
 	@touch $@

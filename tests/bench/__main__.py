@@ -11,7 +11,20 @@ import torch
 
 from tests.bench.measure import NotEqual, Skipped, print_row
 
-SUBJECTS = ("tar", "knn", "idle_stage", "decode", "sharding", "s3", "resume")
+SUBJECTS = (
+    "tar",
+    "knn",
+    "idle_stage",
+    "decode",
+    "sharding",
+    "s3",
+    "resume",
+    "contrastive_loss",
+    "clip_step",
+    "clip_end_to_end",
+    "dino_step",
+    "checkpoint_stall",
+)
 
 
 def main(names: list[str]) -> int:

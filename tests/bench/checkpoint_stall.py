@@ -81,9 +81,7 @@ def _prepare() -> dict[str, Tensor]:
     torch.set_num_threads(1)
     keep_freed_memory()
     trunk = Trunk(image_size_px=224, patch_size_px=16, width=768, depth=12, num_heads=12, seed=0)
-    text = TextTower(
-        vocab_size=49_408, context_length=77, width=512, depth=4, num_heads=8, embedding_dim=512, seed=0
-    )
+    text = TextTower(vocab_size=49_408, context_length=77, width=512, depth=4, num_heads=8, embedding_dim=512, seed=0)
     return {f"model/{name}": tensor for part in (trunk, text) for name, tensor in part.state_dict().items()}
 
 

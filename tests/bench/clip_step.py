@@ -254,9 +254,7 @@ def peer_steps(model: nn.Module, batches: Sequence[Any] | Any, arguments: Namesp
     data = batches if hasattr(batches, "dataloader") else _Ready(batches)
     scheduler = cosine_lr(optimizer, arguments.lr, arguments.warmup, data.dataloader.num_batches)
     board = _Board()
-    train_one_epoch(
-        model, {"train": data}, ClipLoss(), 0, optimizer, None, scheduler, None, arguments, tb_writer=board
-    )
+    train_one_epoch(model, {"train": data}, ClipLoss(), 0, optimizer, None, scheduler, None, arguments, tb_writer=board)
     return board.losses
 
 

@@ -110,9 +110,7 @@ def _batches(num_batches: int) -> list[ReadyCrops]:
 
 
 def _objective() -> ReadyDino:
-    trunk = Trunk(
-        image_size_px=LARGE_PX, patch_size_px=PATCH_PX, width=WIDTH, depth=DEPTH, num_heads=NUM_HEADS, seed=0
-    )
+    trunk = Trunk(image_size_px=LARGE_PX, patch_size_px=PATCH_PX, width=WIDTH, depth=DEPTH, num_heads=NUM_HEADS, seed=0)
     large, small = (View(size_px=size_px, scale_low=1.0, scale_high=1.0) for size_px in (LARGE_PX, SMALL_PX))
     return ReadyDino(
         trunk,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -145,7 +146,8 @@ def test_other_settings_are_refused_when_a_run_is_resumed_and_may_be_forced(
 
 def under_torchrun(num_ranks: int, log: Path, out: Path, shards: Path, *argv: str) -> "subprocess.Popen[bytes]":
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CETERIS_")} | {"OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=2"]
+    launcher += [f"--nproc-per-node={num_ranks}"]
     stage = ["-m", "components.pretrain", f"--out_uri={out}", f"--shards={shards}", *argv]
     with log.open("wb") as file:
         return subprocess.Popen([*launcher, *stage], env=environment, stderr=file)
@@ -197,3 +199,26 @@ def test_a_signal_to_two_ranks_loses_no_step(tmp_path: Path, shards: Path) -> No
     assert event(second, "resumed")["step"] == saved
     process.terminate()
     process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_restarts_all_and_the_result_is_that_of_an_unbroken_run(
+    tmp_path: Path, shards: Path
+) -> None:
+    """SIGKILL to the second of two ranks; torchrun starts both anew, and they go on from the last checkpoint."""
+    short = ("--num_samples_seen", "--checkpoint_every_steps")
+    long = [word for word in SMALL if not word.startswith(short)]
+    long += ["--arm=dino", "--num_samples_seen=8000", "--checkpoint_every_steps=20"]
+    unbroken = under_torchrun(2, tmp_path / "log", tmp_path / "unbroken", shards, *long)
+    assert unbroken.wait(timeout=250) == 0, (tmp_path / "log").read_text()
+    log, out = tmp_path / "killed.log", tmp_path / "killed"
+    process = under_torchrun(2, log, out, shards, *long)
+    while not list((out / "checkpoints").glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    ranks = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
+    ranks[0].kill()
+    assert process.wait(timeout=250) == 0, log.read_text()
+    assert event(log, "resumed")["step"] > 0
+    found = [read_manifest(open_folder(str(tmp_path / name))) for name in ("unbroken", "killed")]
+    assert found[0] is not None and found[1] is not None and found[0].files == found[1].files
