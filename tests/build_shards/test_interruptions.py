@@ -30,6 +30,7 @@ def result(out: Path) -> Manifest:
     return manifest
 
 
+@pytest.mark.slow
 def test_three_pods_write_the_same_bytes_as_one(tmp_path: Path) -> None:
     arguments = ("--purpose=probe", "--num_samples=1500", "--num_workers=1", "--min_shards=5")
     alone = build(tmp_path / "alone", *arguments)

@@ -61,6 +61,7 @@ def captions(folder: Folder | CachedFolder, manifest: Manifest, num_steps: int) 
     return found
 
 
+@pytest.mark.slow
 def test_every_sample_arrives_in_order_though_30_of_100_calls_are_refused_and_half_the_bodies_cut(
     proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_every_sample_arrives_in_order_though_30_of_100_calls_are_refused_and_ha
     assert sum(retries.values()) > len(manifest.summary["shards"])
 
 
+@pytest.mark.slow
 def test_a_busy_store_gets_the_same_shards_as_a_disk(proxy: FaultProxy, tmp_path: Path) -> None:
     on_disk = build(str(tmp_path / "out"))
     proxy.faults = [Fault("refuse", probability=0.2, applies=lambda seen: True), Fault("lose", probability=0.05)]

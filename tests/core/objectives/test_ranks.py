@@ -26,6 +26,8 @@ from components.core.objectives.objective import Objective
 from components.core.objectives.siglip import sigmoid_loss
 from components.core.objectives.slip import SlipObjective
 
+pytestmark = pytest.mark.slow
+
 NUM_RANKS, NUM_PAIRS = 2, 8
 CAPTIONS = [f"{shape} and the word {word}" for shape in ("stars", "moons") for word in ("cat", "zip", "dog", "owl")]
 ARMS = ("clip", "siglip", "dino", "slip")
