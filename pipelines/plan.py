@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from components.core.training.flops import vit_forward_flops
+from components.core.training.flops import PEAK_FLOPS, vit_forward_flops
 from components.pretrain.cost import training_flops
 from pipelines.knobs import Knobs, params_of, tasks
 from pipelines.placement import Hardware
 
-H100_TFLOPS = 989.0  # dense bf16
+H100_TFLOPS = PEAK_FLOPS["H100"] / 1e12
 MFU = 0.40
 JPEG_BYTES_PER_PIXEL = 0.25  # quality 90
 ASPECT = 4 / 3

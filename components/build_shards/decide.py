@@ -4,6 +4,7 @@ Each rule keeps the first input in the source's order and drops what comes later
 inputs behind it. That makes the cut at `num_samples` the same however many items were read beyond it.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Decision:
     reasons: NDArray[numpy.object_]
     is_test: NDArray[numpy.bool_]
 
-    @property
+    @functools.cached_property
     def kept(self) -> NDArray[numpy.int64]:
         """The numbers of the rows that are samples."""
         return numpy.flatnonzero(self.reasons == "")

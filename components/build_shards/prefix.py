@@ -20,6 +20,7 @@ class Prefix:
         self.work, self.rules = work, rules
         self.parts: list[str] = []
         self._tables: list[pyarrow.Table] = []
+        self._decision: Decision | None = None
         self._num_good = 0
         self._worth_deciding = rules.num_samples
 
@@ -43,8 +44,11 @@ class Prefix:
             table, part = self.work.rows(len(self._tables))
             self._num_good += sum(not reason for reason in table["reason"].to_pylist())
             self._tables.append(table)
+            self._decision = None
             self.parts.append(part)
 
     def decision(self) -> Decision:
         """Returns which of the rows become samples."""
-        return decide(pyarrow.concat_tables(self._tables), self.rules)
+        if self._decision is None:
+            self._decision = decide(pyarrow.concat_tables(self._tables), self.rules)
+        return self._decision

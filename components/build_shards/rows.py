@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -72,8 +71,3 @@ def decode(data: bytes) -> tuple[pyarrow.Table, dict[str, str]]:
     table = pyarrow.parquet.read_table(io.BytesIO(data), schema=SCHEMA)
     metadata = pyarrow.parquet.read_schema(io.BytesIO(data)).metadata or {}
     return table.unify_dictionaries(), {k.decode(): v.decode() for k, v in metadata.items() if k != b"ARROW:schema"}
-
-
-def as_rows(table: pyarrow.Table) -> list[dict[str, Any]]:
-    """Returns a table's rows as dictionaries; for a shard's worth of them."""
-    return table.to_pylist()

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from components.core.data.augment import whole_view
-from components.core.data.batch import stack_images
+from components.core.data.augment import whole_views
 from components.core.data.shard_samples import Sample, read_samples
 from components.core.evaluation.zero_shot import class_embeddings
 from components.core.models.encoder import TEXT_FILES, device, load_encoder, load_text
@@ -38,7 +37,7 @@ def run(params: Params, stage: Stage) -> Outcome:
         for batch in _batches(samples, params.batch_size):
             if stage.stopping():
                 raise Preempted("features are written at the end; the next run starts over")
-            tokens = encoder.tokens(_pictures(batch, encoder.image_size_px).to(device()))
+            tokens = encoder.tokens(whole_views([sample.image for sample in batch], encoder.image_size_px).to(device()))
             columns = {"cls": tokens.cls_BD.cpu(), "patch_mean": tokens.patches_BND.mean(dim=1).cpu()}
             if side is not None:
                 columns["joint"] = F.normalize(columns["cls"] @ side.projection_DE, dim=1)
@@ -80,12 +79,6 @@ def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample
             batch = []
     if batch:
         yield batch
-
-
-def _pictures(batch: list[Sample], size_px: int) -> Tensor:
-    """Returns the pictures' largest centred squares, (B, 3, S, S) in [0, 1]."""
-    images_BCHW, sizes_B2 = stack_images([numpy.asarray(sample.image) for sample in batch])
-    return whole_view(images_BCHW, sizes_B2, size_px)
 
 
 def _drop_nonfinite(tensors: dict[str, Any], total: int) -> int:

@@ -3,13 +3,11 @@
 
 from collections.abc import Callable, Iterable
 
-import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.core.data.augment import whole_view
-from components.core.data.batch import stack_images
+from components.core.data.augment import whole_views
 from components.core.data.shard_samples import Sample
 from components.core.evaluation import knn, zero_shot
 from components.core.models.encoder import TextSide
@@ -54,7 +52,9 @@ class Probe:
                 f"a probe needs {NEIGHBOURS} train pictures and some test pictures; "
                 f"there are {len(kept['train'])} and {len(kept['test'])}."
             )
-        self._views = {split: _views(found, image_size_px) for split, found in kept.items()}
+        self._views = {
+            split: whole_views([sample.image for sample in found], image_size_px) for split, found in kept.items()
+        }
         self._labels = {
             (split, factor): torch.tensor([sample.labels.get(factor, -1) for sample in found])
             for split, found in kept.items()
@@ -94,11 +94,6 @@ class Probe:
         prompts = [self.prompts[factor][name] for name in self.factors[factor]]
         predicted_N = zero_shot.predict(joint_NE, zero_shot.class_embeddings(side, prompts).cpu())
         return float((predicted_N == self._labels["test", factor]).float().mean())
-
-
-def _views(samples: list[Sample], size_px: int) -> Tensor:
-    """Returns the pictures' largest centred squares, (N, 3, S, S)."""
-    return whole_view(*stack_images([numpy.asarray(sample.image) for sample in samples]), size_px)
 
 
 def every(num_steps: int, look: Callable[[], dict[str, float]]) -> Callable[[int], dict[str, float]]:

@@ -7,13 +7,14 @@ import torch
 
 from components.core.data.reader import ShardReader
 from components.core.objectives.collapse import collapse
+from components.core.training import distributed
+from components.core.training.flops import PEAK_FLOPS
 from components.pretrain.params import Params
 from components.pretrain.probe import every
 from components.runtime import metrics
 from components.runtime.logs import Progress
 from components.runtime.stage import Stage
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}  # dense bf16
 COLLAPSED_REPORTS = 5  # in a row, before it is said
 
 
@@ -71,8 +72,9 @@ class Reports:
             return {}
         name = torch.cuda.get_device_name()
         peak = next((flops for device, flops in PEAK_FLOPS.items() if device in name), 0.0)
-        num_devices = max(1, sum("busy_s/rank" in key for key in values))
-        return {"mfu": values["images_per_s"] * self.flops_per_sample / (peak * num_devices)} if peak else {}
+        return (
+            {"mfu": values["images_per_s"] * self.flops_per_sample / (peak * distributed.world().size)} if peak else {}
+        )
 
     def _watch_collapse(self, step: int, values: dict[str, float]) -> None:
         if "teacher_entropy" not in values:

@@ -10,7 +10,7 @@ import torch
 from components.core.data.order import SampleOrder
 from components.core.data.reader import ShardReader
 from components.core.data.shard_samples import read_samples
-from components.core.models.encoder import architecture, save_encoder, save_text
+from components.core.models.encoder import architecture, device, save_encoder, save_text
 from components.core.models.export import export_encoder
 from components.core.models.trunk import Trunk, weights_sha256
 from components.core.objectives.objective import Objective
@@ -81,14 +81,10 @@ def _run(params: Params, stage: Stage) -> Outcome | None:
     objective = build_objective(params, trunk, reader.captions())
     parity |= differences(params, text_side(objective))
     start = time.monotonic()
-    curve = _train(params, stage, objective.to(_device(world)), reader, parity)
+    curve = _train(params, stage, objective.to(device()), reader, parity)
     if world.rank:
         return None
     return _outcome(params, stage, objective, curve, parity, time.monotonic() - start)
-
-
-def _device(world: distributed.World) -> torch.device:
-    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _shards(params: Params, stage: Stage) -> Folder | CachedFolder:

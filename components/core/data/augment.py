@@ -16,11 +16,16 @@ depends neither on the batch, nor its order, nor the worker, rank or resumption 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+from components.core.data.batch import stack_images
 
 _NUM_TRIALS = 10  # torchvision's RandomResizedCrop: ten trials, then a centre crop
 _RATIO = (3 / 4, 4 / 3)  # its aspect ratios
@@ -102,6 +107,11 @@ def whole_view(images_BCHW: Tensor, sizes_B2: Tensor, size_px: int) -> Tensor:
     side_B = sizes_B2.min(dim=1).values
     top_left_B2 = (sizes_B2 - side_B[:, None]) // 2
     return crop_and_resize(images_BCHW, torch.cat([top_left_B2, side_B[:, None].expand(-1, 2)], dim=1), size_px)
+
+
+def whole_views(pictures: Sequence[Image.Image], size_px: int) -> Tensor:
+    """Returns `whole_view` of RGB pictures of any sizes, (B, C, S, S)."""
+    return whole_view(*stack_images([numpy.asarray(picture) for picture in pictures]), size_px)
 
 
 def uniform(ids_B: Tensor, epochs_B: Tensor, *, seed: int, view: int, num_draws: int) -> Tensor:

@@ -140,5 +140,5 @@ def _json(value: Any) -> bytes:
 
 
 def device() -> torch.device:
-    """Returns where a single process computes: the first GPU where there is one, else the CPU."""
+    """Returns where this process computes: its GPU (the first, unless `distributed.start` chose) or else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,6 +10,8 @@ With ViT-B/16 at 224 px that gives the study's figures: CLIP 123.3 GFLOP (with i
 
 from __future__ import annotations
 
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}  # a second, dense bf16
+
 
 def vit_forward_flops(*, image_size_px: int, patch_size_px: int, width: int, depth: int) -> int:
     """Returns the FLOP of one image through the trunk."""

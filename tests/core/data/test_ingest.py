@@ -13,19 +13,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from components.core.data.ingest import Limits, Reject, Stored, encode_png, normalise
+from tests.core.data.limits import LIMITS
 
-LIMITS = Limits(
-    image_size_px=64,
-    min_side_px=8,
-    max_aspect=4.0,
-    max_pixels=10**6,
-    jpeg_quality=90,
-    animated="first_frame",
-    max_caption_characters=100,
-    min_caption_characters=1,
-    caption_fallback_encoding="",
-    caption_language="",
-)
 UPRIGHT: dict[int, Callable[[numpy.ndarray], numpy.ndarray]] = {  # EXIF 2.32, table 6
     1: lambda rows: rows,
     2: lambda rows: rows[:, ::-1],

@@ -5,20 +5,8 @@ import time
 
 import pytest
 
-from components.core.data.ingest import Limits, Reject, clean_caption
-
-LIMITS = Limits(
-    image_size_px=64,
-    min_side_px=8,
-    max_aspect=4.0,
-    max_pixels=10**6,
-    jpeg_quality=90,
-    animated="first_frame",
-    max_caption_characters=100,
-    min_caption_characters=1,
-    caption_fallback_encoding="",
-    caption_language="",
-)
+from components.core.data.ingest import Reject, clean_caption
+from tests.core.data.limits import LIMITS
 
 
 @pytest.mark.parametrize(
