@@ -24,7 +24,6 @@ from tests.build_shards.picture_host import picture_host
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CETERIS_LOG_FILE", str(tmp_path / "log.jsonl"))
     monkeypatch.setenv("CETERIS_SPOOL", str(tmp_path / "spool.jsonl"))
-    monkeypatch.setattr("components.runtime.process.signal.signal", lambda number, handler: None)
 
 
 @pytest.fixture

@@ -38,7 +38,6 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def proxy(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
     monkeypatch.setenv("CETERIS_SPOOL", str(tmp_path / "spool.jsonl"))
-    monkeypatch.setattr("components.runtime.process.signal.signal", lambda number, handler: None)
     with fault_proxy(endpoint) as found:
         use_s3(monkeypatch, found.endpoint)
         boto3.session.Session().client("s3", endpoint_url=endpoint).create_bucket(Bucket="bucket")

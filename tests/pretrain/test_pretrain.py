@@ -55,7 +55,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CETERIS_LOG_FILE", str(tmp_path / "log.jsonl"))
     monkeypatch.setenv("CETERIS_SPOOL", str(tmp_path / "spool.jsonl"))
-    monkeypatch.setattr("components.runtime.process.signal.signal", lambda number, handler: None)
 
 
 def train(out: Path, shards: Path, arm: str, *more: str) -> Manifest:

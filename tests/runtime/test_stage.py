@@ -25,7 +25,6 @@ SMALL = ["--purpose=pretrain", "--num_samples=24", "--image_size_px=32", "--min_
 def log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CETERIS_LOG_FILE", str(tmp_path / "log.jsonl"))
     monkeypatch.setenv("CETERIS_SPOOL", str(tmp_path / "spool.jsonl"))
-    monkeypatch.setattr("components.runtime.process.signal.signal", lambda number, handler: None)
     return tmp_path / "log.jsonl"
 
 

@@ -131,8 +131,10 @@ def test_a_cleared_folder_is_empty_and_its_neighbour_is_not(folder: Folder) -> N
 def test_a_folder_travels_to_other_processes(folder: Folder) -> None:
     folder.write("x", b"1")
     assert pickle.loads(pickle.dumps(folder)).read("x") == b"1"
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply(folder.read, ("x",)) == b"1"
+    process = multiprocessing.get_context("fork").Process(target=folder.write, args=("y", b"2"))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 0 and folder.read("y") == b"2"
 
 
 def test_partial_files_older_than_a_day_are_swept(tmp_path: Path) -> None:
