@@ -13,6 +13,7 @@ from components.runtime.errors import BadInput
 from components.runtime.params import from_text, unknown_name
 from components.runtime.storage import open_folder
 from pipelines import knobs as study_knobs
+from pipelines.design import ARMS, DEFAULT_ARMS, Design
 from pipelines.knobs import Knobs
 from pipelines.plan import H100_TFLOPS, MFU, plan_table
 from pipelines.presets import PRESETS, Preset, preset
@@ -21,7 +22,8 @@ SETS = ("cpu", "train", "vlm")
 POSITIVE = {"mfu": "mfu", "gpu-tflops": "gpu_tflops"}
 EXAMPLES = """examples:
   python -m pipelines local --preset smoke
-  python -m pipelines local --preset laptop --seed 1 --run seed-1 --set pretrain.depth=6
+  python -m pipelines local --preset laptop --num-seeds 3 --run three-seeds
+  python -m pipelines local --preset laptop --run deeper --set pretrain.depth=6
   python -m pipelines compile --preset paper --out study.yaml
   python -m pipelines plan --preset paper --gpu-hour-price 2.5
 """
@@ -70,17 +72,19 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
         out = open_folder(out).uri if out else ""
     except BadInput as error:
         problems += error.problems
-    recipe, arms, knobs = _study(options, problems, source, seed)
+    recipe, design, knobs = _study(options, problems, source, seed)
     from pipelines.local import run_study  # KFP's engine, which the other commands don't need
 
     return run_study(
         Path(options.runs).absolute() / name,
-        arms=arms,
+        design=design,
         recipe=recipe,
         knobs=knobs,
         settings={
             "preset": options.preset,
-            "arms": list(arms),
+            "arms": list(design.arms),
+            "num_seeds": design.num_seeds,
+            "first_replicate": design.first_replicate,
             "set": sorted(options.set),
             "source": source,
             "seed": seed,
@@ -94,11 +98,12 @@ def _compile(options: argparse.Namespace, problems: list[str]) -> int:
     images = dict(word.partition("=")[::2] for word in options.image)
     problems += [unknown_name(f"--image {s}", [f"--image {known}" for known in SETS]) for s in images if s not in SETS]
     problems += [f"--image {s} is empty: write --image {s}=repository@sha256:..." for s, i in images.items() if not i]
-    recipe, arms, knobs = _study(options, problems, SYNTHETIC, 0)
+    recipe, design, knobs = _study(options, problems, SYNTHETIC, 0)
     from pipelines.package import write_package
 
-    write_package(Path(options.out), arms, recipe, knobs, images)
-    print(f"Wrote {options.out}: the study of {' and '.join(arms)} with the preset {options.preset}.")
+    write_package(Path(options.out), design, recipe, knobs, images)
+    seeds = f", {design.num_seeds} seeds each," if design.num_seeds > 1 else ""
+    print(f"Wrote {options.out}: the study of {' and '.join(design.arms)}{seeds} with the preset {options.preset}.")
     return errors.EXIT_DONE
 
 
@@ -108,19 +113,20 @@ def _plan(options: argparse.Namespace, problems: list[str]) -> int:
         for name in ("mfu", "gpu_tflops", "gpu_hour_price")
     }
     problems += [f"--{name}={rates[key]:g} is not above 0." for name, key in POSITIVE.items() if rates[key] <= 0]
-    recipe, arms, knobs = _study(options, problems, SYNTHETIC, 0)
+    recipe, design, knobs = _study(options, problems, SYNTHETIC, 0)
     print(f"{options.preset}: {recipe.about}\n{recipe.cost}\n{recipe.score}\n")
-    print(plan_table(arms, knobs, recipe.hardware, **rates))
+    print(plan_table(design, knobs, recipe.hardware, **rates))
     return errors.EXIT_DONE
 
 
-def _study(
-    options: argparse.Namespace, problems: list[str], source: str, seed: int
-) -> tuple[Preset, tuple[str, ...], Knobs]:
-    """Returns the preset, the arms and the knobs that the options name; all that is wrong with them comes at once."""
+def _study(options: argparse.Namespace, problems: list[str], source: str, seed: int) -> tuple[Preset, Design, Knobs]:
+    """Returns the preset, the design and the knobs that the options name; all that is wrong with them comes at once."""
     arms = tuple(arm.strip() for arm in options.arms.split(",") if arm.strip())
-    wrong_arms = list(study_knobs.arm_problems(arms))
-    problems += wrong_arms
+    num_seeds = _number(int, "--num-seeds", options.num_seeds, problems)
+    first_replicate = _number(int, "--first-replicate", options.first_replicate, problems)
+    design = Design(arms=arms, num_seeds=num_seeds, first_replicate=first_replicate)
+    wrong = list(design.problems())
+    problems += wrong
     recipe = PRESETS["smoke"]  # in place of an unknown one, so that the rest is looked at too
     try:
         recipe = preset(options.preset)
@@ -131,10 +137,10 @@ def _study(
         knobs = study_knobs.with_overrides(recipe.knobs, options.set)
     except BadInput as error:
         problems += error.problems
-    problems += study_knobs.problems(knobs, study_knobs.ARMS if wrong_arms else arms, source, seed)
+    problems += study_knobs.problems(knobs, Design(arms=ARMS) if wrong else design, source, seed)
     if problems:
         raise BadInput(*problems)
-    return recipe, arms, knobs
+    return recipe, design, knobs
 
 
 def _number(kind: type, name: str, text: str, problems: list[str]) -> Any:
@@ -163,9 +169,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         add("--preset", default="laptop", metavar="NAME", help=f"{', '.join(PRESETS)} (default: laptop)")
         add(
             "--arms",
-            default=",".join(study_knobs.DEFAULT_ARMS),
-            help=f"arms to compare, of {', '.join(study_knobs.ARMS)} (default: %(default)s)",
+            default=",".join(DEFAULT_ARMS),
+            help=f"arms to compare, of {', '.join(ARMS)} (default: %(default)s)",
         )
+        add("--num-seeds", default="1", metavar="N", help="trainings of each arm, on the same data (default: 1)")
+        add("--first-replicate", default="0", metavar="N", help="number of the first of them, added to the seed")
         add("--set", action="append", default=[], metavar="STAGE.KNOB=VALUE", help="change a number; repeatable")
     add = verbs["local"].add_argument
     add("--run", metavar="NAME", help="name of the run (default: the preset's)")

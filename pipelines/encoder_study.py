@@ -1,7 +1,7 @@
 """The study as one Kubeflow pipeline, raw pictures to report, in the order of the data."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
@@ -14,17 +14,16 @@ from components.extract_features.component import extract_features
 from components.pretrain.component import pretrain
 from components.report.component import report
 from components.train_vlm.component import train_vlm
+from pipelines.design import Design
 from pipelines.knobs import Knobs, chosen, value
 from pipelines.placement import Hardware, place
 
 
-def encoder_study(
-    arms: Sequence[str], knobs: Knobs, hardware: Mapping[str, Hardware], images: Mapping[str, str]
-) -> Any:
+def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware], images: Mapping[str, str]) -> Any:
     """Returns the pipeline that trains and compares the arms.
 
     Args:
-        arms: Kinds of supervision; they share everything else.
+        design: The arms, which share everything but the objective, and how often each is trained.
         knobs: What differs from the stages' defaults, by stage or task.
         hardware: What each stage asks of a cluster.
         images: Image by dependency set, where it isn't the default one.
@@ -62,39 +61,40 @@ def encoder_study(
             gpu_hour_price: Price of one GPU-hour for the report's cost table; 0 leaves it out.
         """
 
-        def run(component: Any, task: str, **inputs: Any) -> Any:
+        def run(component: Any, variant: str = "", **inputs: Any) -> Any:
             """Adds a task that writes the folder of its own name, and returns its main artefact."""
+            task = component.name.replace("-", "_") + (f"/{variant}" if variant else "")
             rest = {knob: number for knob, number in chosen(knobs, task).items() if knob not in inputs}
             step = component(out_uri=f"{out_uri}/{task}", **inputs, **rest).set_display_name(task.replace("/", " "))
             return next(iter(place(step, hardware.get(task.partition("/")[0]), images).outputs.values()))
 
         def build(purpose: str, num_samples: Any) -> Any:
             world = {"source_uri": source_uri, "seed": seed, "num_samples": num_samples}
-            return run(build_shards, f"build_shards/{purpose}", purpose=purpose, **world)
+            return run(build_shards, purpose, purpose=purpose, **world)
 
-        def each(*fields: str) -> dict[str, Any]:
-            return {f"{field}_{arm}": made[field][arm] for field in fields for arm in arms}
+        def compare(component: Any, *fields: str, **inputs: Any) -> Any:
+            """Adds a task that reads what was made of every encoder."""
+            artefacts = {f"{field}_{name}": made[field][name] for field in fields for name in design.names}
+            return run(component(dict.fromkeys(fields, design.names)), **inputs, **artefacts)
 
         captioned, labelled = build("pretrain", num_pretrain_samples), build("probe", num_probe_samples)
         conversations, questions = build("instruct", num_instruct_samples), build("benchmark", num_questions)
-        data = {"pretrain": captioned, "probe": labelled, "instruct": conversations, "benchmark": questions}
         recipe = {"num_samples_seen": num_samples_seen, "batch_size": batch_size, "learning_rate": learning_rate}
         common = {"shards": captioned, "seed": seed, "study": f"{out_uri}/pretrain"}
-        made: dict[str, dict[str, Any]] = defaultdict(dict)  # input of the stages that compare -> arm -> artefact
-        for arm in arms:
-            encoder = run(pretrain, f"pretrain/{arm}", arm=arm, **common, **recipe)
-            features = run(extract_features, f"extract_features/{arm}", checkpoint=encoder, shards=labelled)
-            made["checkpoints"][arm], made["features"][arm] = encoder, features
-            made["evaluations"][arm] = run(evaluate, f"evaluate/{arm}", features=features, seed=seed)
+        made: dict[str, dict[str, Any]] = defaultdict(dict)  # input of the stages that compare -> encoder -> artefact
+        for each in design.encoders:
+            name, kind = each.name, {"arm": each.arm, "replicate": each.replicate}
+            encoder = made["checkpoints"][name] = run(pretrain, name, **kind, **common, **recipe)
+            features = made["features"][name] = run(extract_features, name, checkpoint=encoder, shards=labelled)
+            made["evaluations"][name] = run(evaluate, name, features=features, seed=seed)
 
-        looked_at = {"shards": labelled, "seed": seed} | each("features")
-        analysis = run(analyze_embeddings(arms), "analyze_embeddings", **looked_at)
-        for arm in arms:
-            parts = {"checkpoint": made["checkpoints"][arm], "language_model": language_model, "seed": seed}
-            vlm = made["vlms"][arm] = run(train_vlm, f"train_vlm/{arm}", shards=conversations, **parts)
-            made["benchmarks"][arm] = run(benchmark_vlm, f"benchmark_vlm/{arm}", vlm=vlm, benchmark=questions)
-        found = each("checkpoints", "evaluations", "vlms", "benchmarks")
-        found |= {f"shards_{purpose}": shards for purpose, shards in data.items()}
-        run(report(arms), "report", analysis=analysis, gpu_hour_price=gpu_hour_price, **found)
+        analysis = compare(analyze_embeddings, "features", shards=labelled, seed=seed)
+        for name, encoder in made["checkpoints"].items():
+            parts = {"checkpoint": encoder, "language_model": language_model, "seed": seed}
+            vlm = made["vlms"][name] = run(train_vlm, name, shards=conversations, **parts)
+            made["benchmarks"][name] = run(benchmark_vlm, name, vlm=vlm, benchmark=questions)
+        data = {"pretrain": captioned, "probe": labelled, "instruct": conversations, "benchmark": questions}
+        found = {"analysis": analysis, "gpu_hour_price": gpu_hour_price} | {f"shards_{p}": s for p, s in data.items()}
+        compare(report, "checkpoints", "evaluations", "vlms", "benchmarks", **found)
 
     return study

@@ -1,7 +1,7 @@
 """What a study's knobs are worth: the stage's own default, then the preset's number, then the command line's."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.analyze_embeddings.params import Params as AnalyzeEmbeddings
@@ -14,6 +14,7 @@ from components.report.params import Params as Report
 from components.runtime.errors import BadInput
 from components.runtime.params import StageParams, as_text, from_text, unknown_name
 from components.train_vlm.params import Params as TrainVlm
+from pipelines.design import PURPOSES, Design, set_by_design
 
 Knobs = Mapping[str, Mapping[str, Any]]  # task or stage -> knob -> value
 
@@ -30,26 +31,8 @@ STAGES: dict[str, type[StageParams]] = {
         Report,
     )
 }
-DEFAULT_ARMS = ("clip", "dino")  # the paper's two; the others are variants
-PURPOSES: tuple[str, ...] = BuildShards.__dataclass_fields__["purpose"].metadata["choices"]
-ARMS: tuple[str, ...] = Pretrain.__dataclass_fields__["arm"].metadata["choices"]
 STUDY_WIDE = {"seed": "--seed", "source_uri": "--source"}  # one value for all stages, so an option of its own
-SET_BY_STUDY = ("out_uri", "arm", "purpose", "study")
-
-
-def tasks(arms: Sequence[str]) -> list[str]:
-    """Returns the study's tasks in data order, each named by the folder that it writes."""
-    per_arm = {s: [f"{s}/{a}" for a in arms] for s in STAGES}
-    return [
-        *(f"build_shards/{purpose}" for purpose in PURPOSES),
-        *per_arm["pretrain"],
-        *per_arm["extract_features"],
-        *per_arm["evaluate"],
-        "analyze_embeddings",
-        *per_arm["train_vlm"],
-        *per_arm["benchmark_vlm"],
-        "report",
-    ]
+SET_BY_STUDY = ("out_uri", "arm", "replicate", "purpose", "study")
 
 
 def chosen(knobs: Knobs, task: str) -> dict[str, Any]:
@@ -69,12 +52,10 @@ def params_of(knobs: Knobs, task: str, source_uri: str, seed: int) -> StageParam
     Raises:
         BadInput: Values that the stage would refuse.
     """
-    stage, _, variant = task.partition("/")
-    cls = STAGES[stage]
+    cls = STAGES[task.partition("/")[0]]
     fields = cls.__dataclass_fields__
     set_by_study = {
-        "arm": variant,
-        "purpose": variant,
+        **set_by_design(task),
         "source_uri": source_uri,
         "seed": seed,
         **dict.fromkeys(("out_uri", *cls.sources()), "elsewhere"),
@@ -82,25 +63,16 @@ def params_of(knobs: Knobs, task: str, source_uri: str, seed: int) -> StageParam
     return cls(**chosen(knobs, task) | {k: v for k, v in set_by_study.items() if k in fields})
 
 
-def problems(knobs: Knobs, arms: Sequence[str], source_uri: str, seed: int) -> list[str]:
+def problems(knobs: Knobs, design: Design, source_uri: str, seed: int) -> list[str]:
     """Returns a sentence for everything that a stage of the study would refuse, each once."""
     found: dict[str, None] = {}
-    for task in tasks(arms):
+    for task in design.tasks:
         try:
             params_of(knobs, task, source_uri, seed)
         except BadInput as error:
             name = task if task.startswith("build_shards") else task.partition("/")[0]
             found |= {f"{name}: {problem}": None for problem in error.problems}
     return list(found)
-
-
-def arm_problems(arms: Sequence[str]) -> Iterator[str]:
-    """Yields a sentence for each arm that can't be compared."""
-    for arm in arms:
-        if arm not in ARMS:
-            yield unknown_name(f"--arms={arm}", [f"--arms={a}" for a in ARMS])
-    if len(set(arms)) < max(2, len(arms)):
-        yield f"--arms={','.join(arms)} is no comparison: give two or more different arms of {', '.join(ARMS)}."
 
 
 def with_overrides(knobs: Knobs, words: Sequence[str]) -> Knobs:

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,8 +13,9 @@ from kfp.local.config import LocalExecutionConfig
 
 from components.runtime import errors
 from components.runtime.storage import open_folder
+from pipelines.design import Design
 from pipelines.host import Host, containers_run_on
-from pipelines.knobs import Knobs, tasks
+from pipelines.knobs import Knobs
 from pipelines.package import write_package
 from pipelines.presets import Preset
 from pipelines.run_folder import opened_run
@@ -25,14 +26,14 @@ STATUS = {errors.EXIT_DONE: "FINISHED", errors.EXIT_PREEMPTED: "KILLED"}
 
 
 def run_study(
-    run: Path, *, arms: Sequence[str], recipe: Preset, knobs: Knobs, settings: dict[str, Any], screen: TextIO
+    run: Path, *, design: Design, recipe: Preset, knobs: Knobs, settings: dict[str, Any], screen: TextIO
 ) -> int:
     """Runs the study, or what is left of it, and returns the exit code.
 
     Args:
         run: Folder of the run: logs, tracking and KFP's scratch, and the stages' results unless `settings` name
             another address.
-        arms: The arms that are compared.
+        design: What is compared.
         recipe: The preset.
         knobs: Its numbers, with those of the command line.
         settings: What the run is started with: `out` (or nothing), `source`, `seed`, and whatever else must not
@@ -44,8 +45,8 @@ def run_study(
     """
     out = open_folder(settings["out"] or str(run)).uri
     with opened_run(run, out, settings) as lock:
-        write_package(run / "study.yaml", arms, recipe, knobs, {})
-        host = Host(run=run, lock=lock, out=out, order=tasks(arms), screen=screen)
+        write_package(run / "study.yaml", design, recipe, knobs, {})
+        host = Host(run=run, lock=lock, out=out, order=design.tasks, screen=screen)
         tracking = Forwarder(run)
         tracking.start()
         start = time.monotonic()

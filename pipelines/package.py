@@ -1,22 +1,23 @@
 """The compiled study: one YAML file that KFP's cluster, its client and its local engine read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from kfp import compiler
 
 from components.runtime.errors import BadInput
+from pipelines.design import Design
 from pipelines.encoder_study import encoder_study
 from pipelines.knobs import Knobs
 from pipelines.presets import Preset
 
 
-def write_package(path: Path, arms: Sequence[str], recipe: Preset, knobs: Knobs, images: Mapping[str, str]) -> None:
+def write_package(path: Path, design: Design, recipe: Preset, knobs: Knobs, images: Mapping[str, str]) -> None:
     """Compiles the study into a KFP package.
 
     Args:
         path: The file to write.
-        arms: The arms that are compared.
+        design: What is compared.
         recipe: The preset, whose hardware the package asks for.
         knobs: Its numbers, with those of the command line.
         images: Image by dependency set, where it isn't the default one.
@@ -24,7 +25,7 @@ def write_package(path: Path, arms: Sequence[str], recipe: Preset, knobs: Knobs,
     Raises:
         BadInput: The file can't be written.
     """
-    study = encoder_study(arms, knobs, recipe.hardware, images)
+    study = encoder_study(design, knobs, recipe.hardware, images)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         compiler.Compiler().compile(study, str(path))

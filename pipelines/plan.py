@@ -1,12 +1,13 @@
 """What a study takes before anything runs: hardware, GPU-hours, cost and sizes, by arithmetic."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.core.training.flops import PEAK_FLOPS, vit_forward_flops
 from components.pretrain.cost import training_flops
-from pipelines.knobs import Knobs, params_of, tasks
+from pipelines.design import Design
+from pipelines.knobs import Knobs, params_of
 from pipelines.placement import Hardware
 
 H100_TFLOPS = PEAK_FLOPS["H100"] / 1e12
@@ -17,7 +18,7 @@ ADAM_BYTES_PER_WEIGHT = 12  # the weight and two moments in float32
 
 
 def plan_table(
-    arms: Sequence[str],
+    design: Design,
     knobs: Knobs,
     hardware: Mapping[str, Hardware],
     *,
@@ -28,14 +29,14 @@ def plan_table(
     """Returns a row per task of the study, and the sums.
 
     Args:
-        arms: The arms that are compared.
+        design: What is compared.
         knobs: The study's numbers.
         hardware: What each stage asks of a cluster.
         mfu: Share of the GPU's peak that is reached.
         gpu_tflops: The GPU's peak.
         gpu_hour_price: Price of one GPU-hour; 0 leaves the cost out.
     """
-    params = {task: params_of(knobs, task, "synthetic", 0) for task in tasks(arms)}
+    params = {task: params_of(knobs, task, "synthetic", 0) for task in design.tasks}
     rows, total_h = [["task", "hardware", "work", "GPU-hours"]], 0.0
     for task, values in params.items():
         work, flops = _work(task, values, params)

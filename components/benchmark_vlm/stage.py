@@ -53,14 +53,14 @@ def run(params: Params, stage: Stage) -> Outcome:
         for question, letter, reply in zip(questions, predicted, replies, strict=True)
     ]
     stage.out.write(ANSWERS, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    arm = stage.inputs["vlm"].summary["arm"]
+    about = {name: stage.inputs["vlm"].summary[name] for name in ("arm", "replicate")}
     sheet = score_sheet(questions, predicted, params.confidence)
-    stage.out.write_json(SCORES, {"arm": arm, "mode": params.mode} | sheet)
+    stage.out.write_json(SCORES, about | {"mode": params.mode} | sheet)
     return Outcome(
         kind="BenchmarkScores",
         files=[ANSWERS, SCORES],
         counts={"questions": len(questions), "pictures": len(pictures), "unparsed": predicted.count(None)},
-        summary={"arm": arm, "mode": params.mode},
+        summary=about | {"mode": params.mode},
         metrics={
             "micro": sheet["micro"]["accuracy"],
             "macro": sheet["macro"],

@@ -52,7 +52,7 @@ def _clip(params: Params, trunk: Trunk, captions: Iterable[str], view_index: int
         tower,
         tokenizer,
         view=View(size_px=params.image_size_px, scale_low=params.clip_crop_scale_min, scale_high=1.0),
-        seed=params.seed,
+        seed=params.own_seed,
         weight_decay=params.clip_weight_decay,
         pair_loss="sigmoid" if params.arm == "siglip" else "softmax",
         view_index=view_index,
@@ -69,7 +69,7 @@ def _text(params: Params, captions: Iterable[str]) -> tuple[TextTower | Language
             num_trainable_layers=params.lm_trainable_layers,
             embedding_dim=params.clip_embed_dim,
             context_length=params.text_context,
-            seed=params.seed,
+            seed=params.own_seed,
         )
     tokenizer = build_tokenizer(params.text_tokenizer, captions, context_length=params.text_context)
     tower = TextTower(
@@ -79,7 +79,7 @@ def _text(params: Params, captions: Iterable[str]) -> tuple[TextTower | Language
         depth=params.text_depth,
         num_heads=params.text_heads,
         embedding_dim=params.clip_embed_dim,
-        seed=params.seed,
+        seed=params.own_seed,
     )
     return tower, tokenizer
 
@@ -88,7 +88,7 @@ def _dino(params: Params, trunk: Trunk) -> DinoObjective:
     return DinoObjective(
         trunk,
         num_steps=params.num_steps,
-        seed=params.seed,
+        seed=params.own_seed,
         global_views=(_dino_view(params, blur=1.0, solarise=0.0), _dino_view(params, blur=0.1, solarise=0.2)),
         local_view=_dino_view(params, blur=0.5, solarise=0.0, is_local=True),
         num_local=params.dino_num_local_crops,

@@ -34,6 +34,7 @@ class Params(StageParams):
     probe_shards: str = source(help="labelled shards to probe with during the training", kind="Dataset", optional=True)
     probe_every_steps: int = knob(0, help="steps between two probes by k-NN and zero-shot; 0: none", low=0)
     seed: int = knob(0, help="seed of initialisation, sample order and augmentation", low=0, high=2**31 - 1)
+    replicate: int = knob(0, help="which repetition of the arm this is; added to the seed", low=0, high=9_999)
     num_samples_seen: int = knob(64_000, help="length of the training in samples", low=1, high=10**12)
     batch_size: int = knob(64, help="global batch", low=2, high=1_000_000)
     num_streams: int = knob(
@@ -140,6 +141,11 @@ class Params(StageParams):
             yield f"--probe_every_steps={self.probe_every_steps} probes nothing: give --probe_shards, or 0."
         if self.warmup_steps >= self.num_steps:
             yield f"--warmup_steps={self.warmup_steps} is the whole run of {self.num_steps} steps: shorten it."
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of this repetition."""
+        return self.seed + self.replicate
 
     @property
     def num_steps(self) -> int:

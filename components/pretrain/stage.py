@@ -58,7 +58,7 @@ def _run(params: Params, stage: Stage) -> Outcome | None:
         )
     join(params.study, {"manifest": manifest.digest, "seed": params.seed})
     sizes = [shard["samples"] for shard in manifest.summary["shards"]]
-    order = SampleOrder(sizes, seed=params.seed, batch_size=params.batch_size, num_streams=params.num_streams)
+    order = SampleOrder(sizes, seed=params.own_seed, batch_size=params.batch_size, num_streams=params.num_streams)
     reader = ShardReader(
         _shards(params, stage),
         manifest,
@@ -75,7 +75,7 @@ def _run(params: Params, stage: Stage) -> Outcome | None:
         width=params.width,
         depth=params.depth,
         num_heads=params.num_heads,
-        seed=params.seed,
+        seed=params.own_seed,
     )
     parity = _parity(params, trunk, order, manifest.digest)
     objective = build_objective(params, trunk, reader.captions())
@@ -147,7 +147,8 @@ def _outcome(
     params: Params, stage: Stage, objective: Objective, curve: Curve, parity: dict[str, Any], seconds: float
 ) -> Outcome:
     side = text_side(objective)
-    files = save_encoder(stage.out, objective.trunk, {"arm": params.arm, "seed": params.seed})
+    facts = {"arm": params.arm, "seed": params.own_seed, "replicate": params.replicate}
+    files = save_encoder(stage.out, objective.trunk, facts)
     files += save_text(stage.out, side) if side else []
     files += export_encoder(stage.out, objective.trunk, side)
     stage.out.write_json("curve.json", _columns(curve, params.batch_size))
@@ -158,6 +159,7 @@ def _outcome(
         counts={"steps": params.num_steps, "samples_seen": params.num_steps * params.batch_size},
         summary={
             "arm": params.arm,
+            "replicate": params.replicate,
             "architecture": architecture(objective.trunk),
             "parity": parity,
             "train_flops_per_sample": parity["train_flops_per_sample"],

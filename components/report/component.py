@@ -1,6 +1,6 @@
-"""The KFP component of report, which reads one input per arm."""
+"""The KFP component of report, which reads one input per encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
@@ -9,7 +9,7 @@ from components.report.params import Params
 from components.runtime.kubeflow import container_component
 
 
-def report(arms: Sequence[str]) -> Any:
-    """Returns the component for these arms."""
+def report(parts: Mapping[str, Sequence[str]]) -> Any:
+    """Returns the component for these encoders, by the source that holds them."""
     outputs = {"results": dsl.Artifact, "page": dsl.HTML, "summary": dsl.Markdown}
-    return container_component(Params, outputs, arms, dependencies="cpu")
+    return container_component(Params, outputs, parts, dependencies="cpu")

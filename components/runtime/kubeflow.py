@@ -16,7 +16,7 @@ ARTIFACTS: dict[str, type[dsl.Artifact]] = {"Artifact": dsl.Artifact, "Dataset":
 def container_component(
     params: type[StageParams],
     outputs: Mapping[str, type[dsl.Artifact]],
-    arms: Sequence[str] = (),
+    parts: Mapping[str, Sequence[str]] | None = None,
     *,
     dependencies: str,
 ) -> Any:
@@ -28,12 +28,12 @@ def container_component(
     Args:
         params: The stage's parameters. Sources become artefact inputs, everything else an input parameter.
         outputs: The artefacts that the stage makes, by name; the first points to its manifest.
-        arms: For a stage that reads one input per arm: a source that takes many becomes one input per arm,
-            named `<field>_<arm>`.
+        parts: For a stage that reads one input per encoder: what the addresses of a source that takes many are
+            called, by field; it becomes one input for each, named `<field>_<part>`.
         dependencies: The dependency set whose image runs the stage.
     """
-    fields = dataclasses.fields(params)
-    inputs = [parameter for field in fields for parameter in _inputs(field, arms)]
+    fields, parts = dataclasses.fields(params), parts or {}
+    inputs = [parameter for field in fields for parameter in _inputs(field, parts)]
     made = [_parameter(name, dsl.Output[kind]) for name, kind in outputs.items()]
     in_order = sorted([*inputs, *made], key=lambda p: p.default is not inspect.Parameter.empty)
 
@@ -43,13 +43,13 @@ def container_component(
             image=IMAGE.format(dependencies=dependencies),
             command=["python", "-m", f"components.{params.stage_name()}"],
             args=[
-                *(_word(field, arms, given) for field in fields),
+                *(_word(field, parts, given) for field in fields),
                 f"--executor_input={dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER}",
             ],
         )
 
     component.__name__ = params.stage_name()
-    component.__doc__ = _docstring(params, arms)
+    component.__doc__ = _docstring(params, parts)
     component.__signature__ = inspect.Signature(in_order)  # type: ignore[attr-defined]
     return dsl.container_component(component)
 
@@ -58,32 +58,32 @@ def _is_artifact(field: dataclasses.Field) -> bool:
     return bool(field.metadata.get("source")) and not field.metadata.get("optional")
 
 
-def _names(field: dataclasses.Field, arms: Sequence[str]) -> list[str]:
+def _names(field: dataclasses.Field, parts: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the component's inputs that a field is made of."""
-    parts = field.metadata.get("parts") or arms
-    is_split = _is_artifact(field) and field.metadata.get("many")
-    return [f"{field.name}_{part}" for part in parts] if is_split else [field.name]
+    if not (_is_artifact(field) and field.metadata.get("many")):
+        return [field.name]
+    return [f"{field.name}_{part}" for part in field.metadata.get("parts") or parts[field.name]]
 
 
-def _inputs(field: dataclasses.Field, arms: Sequence[str]) -> list[inspect.Parameter]:
+def _inputs(field: dataclasses.Field, parts: Mapping[str, Sequence[str]]) -> list[inspect.Parameter]:
     if not _is_artifact(field):
         is_required = field.default is dataclasses.MISSING
         return [_parameter(field.name, field.type, inspect.Parameter.empty if is_required else field.default)]
-    return [_parameter(name, dsl.Input[ARTIFACTS[field.metadata["kind"]]]) for name in _names(field, arms)]
+    return [_parameter(name, dsl.Input[ARTIFACTS[field.metadata["kind"]]]) for name in _names(field, parts)]
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default)
 
 
-def _word(field: dataclasses.Field, arms: Sequence[str], given: Mapping[str, Any]) -> str:
-    """Returns `--field=` with its value, or with the values of all arms for a source that takes many."""
-    values = [given[name] for name in _names(field, arms)]
+def _word(field: dataclasses.Field, parts: Mapping[str, Sequence[str]], given: Mapping[str, Any]) -> str:
+    """Returns `--field=` with its value, or with all values for a source that takes many."""
+    values = [given[name] for name in _names(field, parts)]
     return f"--{field.name}=" + ",".join(str(v.path if _is_artifact(field) else v) for v in values)
 
 
-def _docstring(params: type[StageParams], arms: Sequence[str]) -> str:
+def _docstring(params: type[StageParams], parts: Mapping[str, Sequence[str]]) -> str:
     """Returns the dataclass's own text with an `Args` section, which KFP shows beside the inputs."""
-    helps = {name: f.metadata["help"] for f in dataclasses.fields(params) for name in _names(f, arms)}
+    helps = {name: f.metadata["help"] for f in dataclasses.fields(params) for name in _names(f, parts)}
     rows = [f"    {name}: {text[:1].upper()}{text[1:]}." for name, text in helps.items()]
     return "\n".join([(params.__doc__ or "").strip(), "", "Args:", *rows])

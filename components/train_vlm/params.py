@@ -33,7 +33,9 @@ class Params(StageParams):
     clip_norm: float = knob(1.0, help="largest norm of the whole gradient", low=0)
     checkpoint_every_steps: int = knob(200, help="steps between two checkpoints", low=1)
     log_every_steps: int = knob(10, help="steps between two points of the curves", low=1)
-    seed: int = knob(0, help="seed of initialisation and order", low=0, high=2**31 - 1)
+    seed: int = knob(
+        0, help="seed of initialisation and order; the encoder's replicate is added", low=0, high=2**31 - 1
+    )
 
     def conflicts(self) -> Iterator[str]:
         """Refuses a width that the heads don't divide."""

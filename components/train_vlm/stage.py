@@ -44,13 +44,14 @@ def run(params: Params, stage: Stage) -> Outcome:
         purpose = manifest.summary.get("purpose")
         raise BadInput(f"--shards={params.shards} was built for {purpose}: give instruct shards.")
     encoder, facts = load_encoder(stage.folder("checkpoint"))
+    seed = params.seed + facts["replicate"]
     samples = list(read_samples(stage.folder("shards"), manifest))
-    language_model = _language_model(params, samples).to(device())
+    language_model = _language_model(params, samples, seed).to(device())
     dialogues, num_left_out = _dialogues(params, samples, language_model)
     features_IND = _features(encoder.to(device()), samples, stage)
     padding_id = language_model.tokenizer.pad_token_id
     batches = DialogueBatches(
-        dialogues, padding_id=language_model.end_id if padding_id is None else padding_id, seed=params.seed
+        dialogues, padding_id=language_model.end_id if padding_id is None else padding_id, seed=seed
     )
     curves = {}
     if params.language_model == TINY and params.text_steps:
@@ -67,7 +68,7 @@ def run(params: Params, stage: Stage) -> Outcome:
             ),
         )
     language_model_sha256 = weights_sha256(language_model.model)
-    projector = Projector(in_width=encoder.width, out_width=language_model.width, seed=params.seed).to(device())
+    projector = Projector(in_width=encoder.width, out_width=language_model.width, seed=seed).to(device())
     projector_sha256 = weights_sha256(projector)
     language_model.requires_grad_(False)
     curves["align"] = _phase(
@@ -92,7 +93,7 @@ def run(params: Params, stage: Stage) -> Outcome:
     )
     files = save_language_model(stage.out, LANGUAGE_MODEL, language_model)
     stage.out.write(PROJECTOR, save({n: t.detach().cpu().contiguous() for n, t in projector.state_dict().items()}))
-    files += save_encoder(stage.out, encoder, {name: facts[name] for name in ("arm", "seed")})
+    files += save_encoder(stage.out, encoder, {name: facts[name] for name in ("arm", "seed", "replicate")})
     stage.out.write_json(CURVE, {name: _columns(curve) for name, curve in curves.items()})
     checkpoints = stage.out.folder("checkpoints")
     for name in checkpoints.names():
@@ -108,6 +109,7 @@ def run(params: Params, stage: Stage) -> Outcome:
         },
         summary={
             "arm": facts["arm"],
+            "replicate": facts["replicate"],
             "architecture": architecture(encoder),
             "checkpoint": stage.inputs["checkpoint"].digest,
             "parity": {
@@ -122,14 +124,14 @@ def run(params: Params, stage: Stage) -> Outcome:
     )
 
 
-def _language_model(params: Params, samples: list[Sample]) -> LanguageModel:
+def _language_model(params: Params, samples: list[Sample], seed: int) -> LanguageModel:
     if params.language_model == TINY:
         return tiny_language_model(
             texts(samples),
             width=params.tiny_width,
             depth=params.tiny_depth,
             num_heads=params.tiny_heads,
-            seed=params.seed,
+            seed=seed,
         )
     try:
         return load_language_model(params.language_model)

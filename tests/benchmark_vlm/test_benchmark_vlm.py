@@ -37,7 +37,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_language_model(vlm, "language_model", language_model)
     save_encoder(vlm, Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0), {"arm": "clip"})
     vlm.write("projector.safetensors", save(Projector(in_width=16, out_width=16, seed=0).state_dict()))
-    commit(vlm, "VlmManifest", {"arm": "clip"})
+    commit(vlm, "VlmManifest", {"arm": "clip", "replicate": 0})
     return folder
 
 

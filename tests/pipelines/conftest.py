@@ -118,7 +118,7 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 def _run_miniature(run: Path, draw_params: Any, tally_params: Any, inputs: dict[str, Any]) -> Ended:
     draw = container_component(draw_params, {"numbers": dsl.Dataset}, dependencies="data")
     tally = container_component(
-        tally_params, {"total": dsl.Artifact, "metrics": dsl.Metrics}, ("one", "two"), dependencies="data"
+        tally_params, {"total": dsl.Artifact, "metrics": dsl.Metrics}, {"numbers": ("one", "two")}, dependencies="data"
     )
 
     @dsl.pipeline(name="miniature")

@@ -54,6 +54,20 @@ def test_everything_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[
         assert any(word in line for line in lines), (word, lines)
 
 
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--num-seeds", "0"], "--num-seeds=0 is not among 1 to 100: 3 or more give intervals over seeds."),
+        (["--num-seeds", "many"], "--num-seeds=many is not a whole number."),
+        (["--first-replicate", "-1"], "--first-replicate=-1 is below 0: it is added to the seed."),
+    ],
+)
+def test_an_impossible_number_of_seeds_is_refused(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, "compile", *argv) == [sentence]
+
+
 def test_numbers_that_a_stage_would_refuse_never_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     argv = ["local", "--runs", str(tmp_path), "--set", "pretrain.num_heads=5", "--set", "build_shards.num_samples=0"]
     lines = refused(capsys, *argv)

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from kfp import components
 
-from pipelines.knobs import tasks, value
+from pipelines.design import Design
+from pipelines.knobs import value
 from pipelines.package import write_package
 from pipelines.placement import ACCELERATOR
 from pipelines.presets import PRESETS
@@ -19,7 +20,7 @@ ARMS = ("clip", "dino")
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     path = tmp_path_factory.mktemp("package") / "study.yaml"
     recipe = PRESETS[request.param]
-    write_package(path, ARMS, recipe, recipe.knobs, {"train": "registry/train@sha256:00"})
+    write_package(path, Design(arms=ARMS), recipe, recipe.knobs, {"train": "registry/train@sha256:00"})
     return request.param, path
 
 
@@ -51,7 +52,7 @@ def test_the_study_has_the_edges_of_the_data(package: tuple[str, Path]) -> None:
     names = {key: task["taskInfo"]["name"].replace(" ", "/", 1)
              for key, task in spec_of(package)["root"]["dag"]["tasks"].items()}  # fmt: skip
     edges = {name: {names[dependency] for dependency in task.get("dependentTasks", ())} for name, task in found.items()}
-    assert list(edges.keys() - set(tasks(ARMS))) == []
+    assert list(edges.keys() - set(Design(arms=ARMS).tasks)) == []
     assert edges["pretrain/clip"] == edges["pretrain/dino"] == {"build_shards/pretrain"}
     assert edges["extract_features/dino"] == {"pretrain/dino", "build_shards/probe"}
     assert edges["evaluate/clip"] == {"extract_features/clip"}
@@ -67,6 +68,19 @@ def test_arms_get_the_same_values_in_everything_but_the_arm(package: tuple[str, 
     found = by_display_name(spec_of(package))
     clip, dino = (found[f"pretrain/{arm}"]["inputs"]["parameters"] for arm in ARMS)
     assert {name for name in clip if clip[name] != dino[name]} == {"arm", "out_uri"}
+
+
+def test_each_seed_trains_every_arm_again_and_the_report_reads_them_all(tmp_path: Path) -> None:
+    recipe = PRESETS["smoke"]
+    design = Design(arms=ARMS, num_seeds=2, first_replicate=3)
+    write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, {})
+    found = by_display_name(spec_of(("smoke", tmp_path / "study.yaml")))
+    assert design.names == ["clip_3", "dino_3", "clip_4", "dino_4"] and found.keys() == set(design.tasks)
+    third, fourth = (found[f"pretrain/clip_{n}"]["inputs"]["parameters"] for n in (3, 4))
+    assert {name for name in third if third[name] != fourth[name]} == {"replicate", "out_uri"}
+    for stage, field in (("report", "evaluations"), ("report", "benchmarks"), ("analyze_embeddings", "features")):
+        read = found[stage]["inputs"]["artifacts"]
+        assert {name for name in read if name.startswith(field)} == {f"{field}_{name}" for name in design.names}
 
 
 def test_the_image_of_a_dependency_set_is_a_setting(package: tuple[str, Path]) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipelines.knobs import ARMS, problems, tasks, value
+from pipelines.design import ARMS, Design
+from pipelines.knobs import problems, value
 from pipelines.presets import PRESETS
 
 PAPER = {  # STUDY.md 3
@@ -71,5 +72,5 @@ def test_a_last_layer_is_frozen_for_an_epoch_and_temperatures_warm_up_within_the
 def test_a_preset_says_what_it_is_for_and_costs_and_should_score(name: str) -> None:
     preset = PRESETS[name]
     assert all(text.endswith(".") and len(text) > 10 for text in (preset.about, preset.cost, preset.score))
-    assert {task.partition("/")[0] for task in tasks(ARMS)} == preset.hardware.keys()
-    assert problems(preset.knobs, ARMS, "synthetic", 0) == []
+    assert {task.partition("/")[0] for task in Design().tasks} == preset.hardware.keys()
+    assert problems(preset.knobs, Design(arms=ARMS), "synthetic", 0) == []

@@ -116,6 +116,15 @@ def test_an_arm_of_other_data_or_another_seed_may_not_join_a_study(tmp_path: Pat
     train(tmp_path / "alone", shards, "siglip", "--seed=1")
 
 
+def test_a_replicate_is_the_arm_with_its_number_added_to_the_seed(tmp_path: Path, shards: Path) -> None:
+    study = f"--study={tmp_path / 'study'}"
+    first, second = (train(tmp_path / str(n), shards, "clip", study, f"--replicate={n}") for n in (0, 1))
+    other = train(tmp_path / "seed", shards, "clip", "--seed=1")
+    encoder = "encoder.safetensors"
+    assert second.files[encoder] == other.files[encoder] != first.files[encoder]
+    assert (first.summary["replicate"], second.summary["replicate"]) == (0, 1)
+
+
 def test_the_training_is_probed_on_the_way(tmp_path: Path, shards: Path) -> None:
     argv = ["--purpose=probe", "--num_samples=80", "--image_size_px=24"]
     assert run_stage(BuildShards, [f"--out_uri={tmp_path / 'probe'}", *argv]) == 0

@@ -24,11 +24,8 @@ def artifacts_of(stage: str) -> dict[str, dataclasses.Field]:
 
 def component_of(stage: str) -> Any:
     made = getattr(importlib.import_module(f"components.{stage}.component"), stage)
-    return (
-        made(ARMS)
-        if any(f.metadata["many"] and not f.metadata["parts"] for f in artifacts_of(stage).values())
-        else made
-    )
+    many = {name: ARMS for name, f in artifacts_of(stage).items() if f.metadata["many"] and not f.metadata["parts"]}
+    return made(many) if many else made
 
 
 def compiled(stage: str, tmp_path: Any) -> dict[str, Any]:

@@ -23,7 +23,8 @@ SMALL = {
 
 def write_checkpoint(folder: LocalFolder, arm: str, seed: int) -> None:
     trunk = Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=seed)
-    files = {name: describe_file(folder, name) for name in save_encoder(folder, trunk, {"arm": arm, "seed": seed})}
+    names = save_encoder(folder, trunk, {"arm": arm, "seed": seed, "replicate": 0})
+    files = {name: describe_file(folder, name) for name in names}
     empty: dict[str, Any] = {name: {} for name in ("params", "inputs", "counts", "cost", "code")}
     manifest = Manifest(kind="CheckpointManifest", stage="pretrain", files=files, summary={"arm": arm}, **empty)
     write_manifest(folder, manifest)
