@@ -13,7 +13,7 @@ from components.runtime.errors import BadInput
 from components.runtime.params import from_text, unknown_name
 from components.runtime.storage import open_folder
 from pipelines import knobs as study_knobs
-from pipelines.design import ARMS, DEFAULT_ARMS, Design
+from pipelines.design import ARMS, DEFAULT_ARMS, LABELLED_SETS, Design
 from pipelines.knobs import Knobs
 from pipelines.plan import H100_TFLOPS, MFU, plan_table
 from pipelines.presets import PRESETS, Preset, preset
@@ -67,11 +67,9 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         problems.append(f"--run={name} is no name for a folder: use letters, digits, dots, hyphens and underscores.")
     seed = _number(int, "--seed", options.seed, problems)
-    out = options.out
-    try:
-        out = open_folder(out).uri if out else ""
-    except BadInput as error:
-        problems += error.problems
+    out = _address("--out", options.out, problems)
+    other = Path(options.runs).absolute() / options.compare / "report"  # a run's name, or an address
+    compare = str(other) if other.is_dir() and options.compare else _address("--compare", options.compare, problems)
     recipe, design, knobs = _study(options, problems, source, seed)
     from pipelines.local import run_study  # KFP's engine, which the other commands don't need
 
@@ -85,10 +83,12 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
             "arms": list(design.arms),
             "num_seeds": design.num_seeds,
             "first_replicate": design.first_replicate,
+            "labelled": dict(design.labelled),
             "set": sorted(options.set),
             "source": source,
             "seed": seed,
             "out": out,
+            "compare": compare,
         },
         screen=sys.stderr,
     )
@@ -124,7 +124,9 @@ def _study(options: argparse.Namespace, problems: list[str], source: str, seed: 
     arms = tuple(arm.strip() for arm in options.arms.split(",") if arm.strip())
     num_seeds = _number(int, "--num-seeds", options.num_seeds, problems)
     first_replicate = _number(int, "--first-replicate", options.first_replicate, problems)
-    design = Design(arms=arms, num_seeds=num_seeds, first_replicate=first_replicate)
+    sets = (word.partition("=") for word in options.labelled)
+    labelled = tuple((name, _address(f"--labelled {name}", uri, problems)) for name, _, uri in sets)
+    design = Design(arms=arms, num_seeds=num_seeds, first_replicate=first_replicate, labelled=labelled)
     wrong = list(design.problems())
     problems += wrong
     recipe = PRESETS["smoke"]  # in place of an unknown one, so that the rest is looked at too
@@ -141,6 +143,15 @@ def _study(options: argparse.Namespace, problems: list[str], source: str, seed: 
     if problems:
         raise BadInput(*problems)
     return recipe, design, knobs
+
+
+def _address(name: str, uri: str, problems: list[str]) -> str:
+    """Returns an address that means the same in every folder."""
+    try:
+        return open_folder(uri).uri if uri else ""
+    except BadInput as error:
+        problems += [f"{name}: {problem}" for problem in error.problems]
+        return uri
 
 
 def _number(kind: type, name: str, text: str, problems: list[str]) -> Any:
@@ -174,11 +185,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         )
         add("--num-seeds", default="1", metavar="N", help="trainings of each arm, on the same data (default: 1)")
         add("--first-replicate", default="0", metavar="N", help="number of the first of them, added to the seed")
+        add(
+            "--labelled",
+            action="append",
+            default=[],
+            metavar="SET=URI",
+            help=f"a published set to probe on, of {', '.join(LABELLED_SETS)}; repeatable",
+        )
         add("--set", action="append", default=[], metavar="STAGE.KNOB=VALUE", help="change a number; repeatable")
     add = verbs["local"].add_argument
     add("--run", metavar="NAME", help="name of the run (default: the preset's)")
     add("--runs", default="runs", metavar="FOLDER", help="folder of all runs (default: %(default)s)")
     add("--out", default="", metavar="URI", help="where stages write: a path, or s3://... (default: the run's folder)")
+    add("--compare", default="", metavar="RUN", help="run, or address of a report, to lay beside this one's")
     add("--source", default=SYNTHETIC, help="folder of pictures (default: %(default)s, the synthetic world)")
     add("--seed", default="0", help="seed of everything random (default: %(default)s)")
     add = verbs["compile"].add_argument

@@ -1,6 +1,5 @@
 """The study as one Kubeflow pipeline, raw pictures to report, in the order of the data."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,16 +13,17 @@ from components.extract_features.component import extract_features
 from components.pretrain.component import pretrain
 from components.report.component import report
 from components.train_vlm.component import train_vlm
-from pipelines.design import Design
-from pipelines.knobs import Knobs, chosen, value
-from pipelines.placement import Hardware, place
+from pipelines.design import ALL, Design
+from pipelines.knobs import Knobs, value
+from pipelines.placement import Hardware
+from pipelines.steps import Steps
 
 
 def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware], images: Mapping[str, str]) -> Any:
     """Returns the pipeline that trains and compares the arms.
 
     Args:
-        design: The arms, which share everything but the objective, and how often each is trained.
+        design: The arms, how often each is trained, and what probes them.
         knobs: What differs from the stages' defaults, by stage or task.
         hardware: What each stage asks of a cluster.
         images: Image by dependency set, where it isn't the default one.
@@ -43,6 +43,7 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
         learning_rate: float = value(knobs, "pretrain", "learning_rate"),
         language_model: str = value(knobs, "train_vlm", "language_model"),
         gpu_hour_price: float = value(knobs, "report", "gpu_hour_price"),
+        compare_uri: str = "",
     ) -> None:
         """Trains one vision encoder per kind of supervision, all else being equal, and reports what each sees.
 
@@ -59,42 +60,42 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
             learning_rate: Peak of each encoder's cosine schedule.
             language_model: `tiny` to make a small one, else a name or path for transformers.
             gpu_hour_price: Price of one GPU-hour for the report's cost table; 0 leaves it out.
+            compare_uri: Folder of another study's report to lay beside this one; empty: none.
         """
 
-        def run(component: Any, variant: str = "", **inputs: Any) -> Any:
-            """Adds a task that writes the folder of its own name, and returns its main artefact."""
-            task = component.name.replace("-", "_") + (f"/{variant}" if variant else "")
-            rest = {knob: number for knob, number in chosen(knobs, task).items() if knob not in inputs}
-            step = component(out_uri=f"{out_uri}/{task}", **inputs, **rest).set_display_name(task.replace("/", " "))
-            return next(iter(place(step, hardware.get(task.partition("/")[0]), images).outputs.values()))
+        steps = Steps(out_uri, knobs, hardware, images)
 
-        def build(purpose: str, num_samples: Any) -> Any:
-            world = {"source_uri": source_uri, "seed": seed, "num_samples": num_samples}
-            return run(build_shards, purpose, purpose=purpose, **world)
+        def build(name: str, num_samples: Any, **of_set: Any) -> Any:
+            world = {"purpose": name, "source_uri": source_uri, "seed": seed, "num_samples": num_samples}
+            return steps.add(build_shards, name, **world | of_set)
 
-        def compare(component: Any, *fields: str, **inputs: Any) -> Any:
-            """Adds a task that reads what was made of every encoder."""
-            artefacts = {f"{field}_{name}": made[field][name] for field in fields for name in design.names}
-            return run(component(dict.fromkeys(fields, design.names)), **inputs, **artefacts)
-
-        captioned, labelled = build("pretrain", num_pretrain_samples), build("probe", num_probe_samples)
+        captioned, labelled = build("pretrain", num_pretrain_samples), build("probe", num_probe_samples, **design.first)
         conversations, questions = build("instruct", num_instruct_samples), build("benchmark", num_questions)
+        sets = {"": labelled} | {name: build(name, ALL, **of_set) for name, of_set in design.others.items()}
         recipe = {"num_samples_seen": num_samples_seen, "batch_size": batch_size, "learning_rate": learning_rate}
         common = {"shards": captioned, "seed": seed, "study": f"{out_uri}/pretrain"}
-        made: dict[str, dict[str, Any]] = defaultdict(dict)  # input of the stages that compare -> encoder -> artefact
+        encoders, features, evaluations, vlms, benchmarks = (dict[str, Any]() for _ in range(5))
         for each in design.encoders:
-            name, kind = each.name, {"arm": each.arm, "replicate": each.replicate}
-            encoder = made["checkpoints"][name] = run(pretrain, name, **kind, **common, **recipe)
-            features = made["features"][name] = run(extract_features, name, checkpoint=encoder, shards=labelled)
-            made["evaluations"][name] = run(evaluate, name, features=features, seed=seed)
+            kind = {"arm": each.arm, "replicate": each.replicate}
+            encoder = encoders[each.name] = steps.add(pretrain, each.name, **kind, **common, **recipe)
+            for labelled_set, shards in sets.items():
+                name = each.on(labelled_set)
+                features[name] = steps.add(extract_features, name, checkpoint=encoder, shards=shards)
+                more = {"seed": seed, "shards": f"{out_uri}/build_shards/{labelled_set or 'probe'}"}
+                more |= {"pretrain_shards": f"{out_uri}/build_shards/pretrain"}
+                if elsewhere := design.trained_on(each, labelled_set):
+                    more |= {"train_features": f"{out_uri}/{elsewhere}", "after": elsewhere}
+                evaluations[name] = steps.add(evaluate, name, features=features[name], **more)
 
-        analysis = compare(analyze_embeddings, "features", shards=labelled, seed=seed)
-        for name, encoder in made["checkpoints"].items():
+        first = {name: features[name] for name in encoders}
+        analysis = steps.compare(analyze_embeddings, {"shards": labelled, "seed": seed}, features=first)
+        for name, encoder in encoders.items():
             parts = {"checkpoint": encoder, "language_model": language_model, "seed": seed}
-            vlm = made["vlms"][name] = run(train_vlm, name, shards=conversations, **parts)
-            made["benchmarks"][name] = run(benchmark_vlm, name, vlm=vlm, benchmark=questions)
+            vlms[name] = steps.add(train_vlm, name, shards=conversations, **parts)
+            benchmarks[name] = steps.add(benchmark_vlm, name, vlm=vlms[name], benchmark=questions)
         data = {"pretrain": captioned, "probe": labelled, "instruct": conversations, "benchmark": questions}
-        found = {"analysis": analysis, "gpu_hour_price": gpu_hour_price} | {f"shards_{p}": s for p, s in data.items()}
-        compare(report, "checkpoints", "evaluations", "vlms", "benchmarks", **found)
+        found = {"analysis": analysis, "gpu_hour_price": gpu_hour_price, "compare": compare_uri}
+        found |= {f"shards_{purpose}": shards for purpose, shards in data.items()}
+        steps.compare(report, found, checkpoints=encoders, evaluations=evaluations, vlms=vlms, benchmarks=benchmarks)
 
     return study

@@ -14,7 +14,7 @@ from components.report.params import Params as Report
 from components.runtime.errors import BadInput
 from components.runtime.params import StageParams, as_text, from_text, unknown_name
 from components.train_vlm.params import Params as TrainVlm
-from pipelines.design import PURPOSES, Design, set_by_design
+from pipelines.design import PURPOSES, Design
 
 Knobs = Mapping[str, Mapping[str, Any]]  # task or stage -> knob -> value
 
@@ -32,7 +32,7 @@ STAGES: dict[str, type[StageParams]] = {
     )
 }
 STUDY_WIDE = {"seed": "--seed", "source_uri": "--source"}  # one value for all stages, so an option of its own
-SET_BY_STUDY = ("out_uri", "arm", "replicate", "purpose", "study")
+SET_BY_STUDY = ("out_uri", "arm", "replicate", "purpose", "labelled_set", "study", "compare")
 
 
 def chosen(knobs: Knobs, task: str) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def value(knobs: Knobs, task: str, name: str) -> Any:
     return chosen(knobs, task).get(name, default)
 
 
-def params_of(knobs: Knobs, task: str, source_uri: str, seed: int) -> StageParams:
+def params_of(knobs: Knobs, task: str, design: Design, source_uri: str, seed: int) -> StageParams:
     """Returns a task's parameters, with a stand-in for every address.
 
     Raises:
@@ -55,8 +55,8 @@ def params_of(knobs: Knobs, task: str, source_uri: str, seed: int) -> StageParam
     cls = STAGES[task.partition("/")[0]]
     fields = cls.__dataclass_fields__
     set_by_study = {
-        **set_by_design(task),
         "source_uri": source_uri,
+        **design.inputs(task),
         "seed": seed,
         **dict.fromkeys(("out_uri", *cls.sources()), "elsewhere"),
     }
@@ -68,7 +68,7 @@ def problems(knobs: Knobs, design: Design, source_uri: str, seed: int) -> list[s
     found: dict[str, None] = {}
     for task in design.tasks:
         try:
-            params_of(knobs, task, source_uri, seed)
+            params_of(knobs, task, design, source_uri, seed)
         except BadInput as error:
             name = task if task.startswith("build_shards") else task.partition("/")[0]
             found |= {f"{name}: {problem}": None for problem in error.problems}

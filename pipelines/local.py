@@ -50,7 +50,8 @@ def run_study(
         tracking = Forwarder(run)
         tracking.start()
         start = time.monotonic()
-        run_package(run, {"out_uri": out, "source_uri": settings["source"], "seed": settings["seed"]}, host)
+        inputs = {"out_uri": out, "source_uri": settings["source"], "seed": settings["seed"]}
+        run_package(run, inputs | {"compare_uri": settings["compare"]}, host)
         if host.exit_code == errors.EXIT_DONE:
             _print_result(out, time.monotonic() - start)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from components.core.training.flops import PEAK_FLOPS, vit_forward_flops
 from components.pretrain.cost import training_flops
-from pipelines.design import Design
+from pipelines.design import PURPOSES, Design
 from pipelines.knobs import Knobs, params_of
 from pipelines.placement import Hardware
 
@@ -36,7 +36,7 @@ def plan_table(
         gpu_tflops: The GPU's peak.
         gpu_hour_price: Price of one GPU-hour; 0 leaves the cost out.
     """
-    params = {task: params_of(knobs, task, "synthetic", 0) for task in design.tasks}
+    params = {task: params_of(knobs, task, design, "synthetic", 0) for task in design.tasks}
     rows, total_h = [["task", "hardware", "work", "GPU-hours"]], 0.0
     for task, values in params.items():
         work, flops = _work(task, values, params)
@@ -53,7 +53,8 @@ def _sums(params: Mapping[str, Any], hours: float, mfu: float, gpu_tflops: float
     if hours:
         cost = f", {hours * price:,.0f} at {price:g} an hour" if price else ""
         yield f"{hours:.1f} GPU-hours{cost}, at {100 * mfu:g} % of {gpu_tflops:g} TFLOP/s."
-    pictures = sum(p.num_samples * p.image_size_px**2 for t, p in params.items() if t.startswith("build_shards"))
+    sets = [params[f"build_shards/{purpose}"] for purpose in PURPOSES]
+    pictures = sum(p.num_samples * p.image_size_px**2 for p in sets)
     yield f"Shards: about {_bytes(pictures * ASPECT * JPEG_BYTES_PER_PIXEL)} as JPEG."
     encoder = next(p for t, p in params.items() if t.startswith("pretrain"))
     weights = 12 * encoder.depth * encoder.width**2
@@ -64,11 +65,15 @@ def _work(task: str, values: Any, params: Mapping[str, Any]) -> tuple[str, float
     """Returns what a task does, and the FLOP of it that a GPU would do (0 where that is little)."""
     stage, _, arm = task.partition("/")
     if stage == "build_shards":
+        if arm not in PURPOSES:
+            return "a published set", 0.0
         return f"{values.num_samples:,} pictures of {values.image_size_px} px", 0.0
     if stage == "pretrain":
         flops = training_flops(values)
         return f"{values.num_samples_seen:,} samples x {flops / 1e9:,.4g} GFLOP", values.num_samples_seen * flops
     if stage == "extract_features":
+        if f"pretrain/{arm}" not in params:
+            return "a published set", 0.0
         encoder, pictures = params[f"pretrain/{arm}"], params["build_shards/probe"].num_samples
         trunk = {name: getattr(encoder, name) for name in ("image_size_px", "patch_size_px", "width", "depth")}
         flops = vit_forward_flops(**trunk)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-Score = Mapping[str, Any]  # accuracy, low, high
+Score = Mapping[str, Any]  # mean, low, high
 
 
 def scores_table(results: Mapping[str, Any]) -> str:
@@ -13,7 +13,9 @@ def scores_table(results: Mapping[str, Any]) -> str:
     rows = [row for title, part in sections for row in _section(title, {arm: arms[arm][part] for arm in arms})]
     widths = [max(len(row[column]) for row in rows) for column in range(len(arms) + 1)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"accuracy in %, {100 * results['confidence']:.0f} % intervals", *lines])
+    num_runs = len(results["replicates"])
+    runs = f"mean of {num_runs} runs, " if num_runs > 1 else ""
+    return "\n".join([f"accuracy in %, {runs}{100 * results['confidence']:.0f} % intervals", *lines])
 
 
 def _section(title: str, scores: Mapping[str, Mapping[str, Score]]) -> list[list[str]]:
@@ -23,7 +25,7 @@ def _section(title: str, scores: Mapping[str, Mapping[str, Score]]) -> list[list
 
 
 def _cell(score: Score | None) -> str:
-    if score is None or score["accuracy"] is None:
+    if score is None or score["mean"] is None:
         return "-"
-    accuracy, low, high = (100 * score[key] for key in ("accuracy", "low", "high"))
+    accuracy, low, high = (100 * score[key] for key in ("mean", "low", "high"))
     return f"{accuracy:5.1f} ({low:.1f} to {high:.1f})"

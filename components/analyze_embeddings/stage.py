@@ -1,139 +1,155 @@
 """Finds what one encoder sees and the other does not: pairs of pictures, and numbers per factor.
 
+features of all encoders -> pictures that differ -> pairs -> sheets -> numbers per factor -> RSA -> agreement
+
 Similarities are raw cosines of CLS features, not centred, as the paper's; rank-based numbers and quantile thresholds
 don't depend on how far an encoder's features lie from the origin.
 """
 
-import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from components.analyze_embeddings import grid, statistics
-from components.analyze_embeddings.features import TestFeatures, read_features
+from components.analyze_embeddings import references, sheets, statistics
+from components.analyze_embeddings.encoders import Encoders, read_encoders
 from components.analyze_embeddings.params import Params
-from components.core.data.shard_samples import Sample, read_samples
-from components.core.evaluation import pairs, similarity
-from components.core.evaluation.pairs import MinedPairs
-from components.runtime.errors import BadInput
+from components.analyze_embeddings.pictures import is_first, read_pictures
+from components.analyze_embeddings.references import Look
+from components.core.evaluation import pairs
+from components.core.evaluation.pair_tiles import num_distinct_pairs
+from components.core.evaluation.pairs import Direction, MinedPairs, Thresholds
+from components.runtime.errors import BadInput, Preempted
 from components.runtime.stage import Outcome, Stage
 
-SCHEMA = 1
+SCHEMA = 2
+MIN_PICTURES = 3
+MINED_PAIRS = 500  # of each direction, for the shares that agree: their intervals are at most 0.09 wide
+SUBSET_PICTURES = 1000  # for numbers that need all pairs in memory: half a million of them here
+PROJECTED_PICTURES = 1000
+ANALYSIS_NAME, PROJECTION_NAME = "analysis.json", "projection.json"
 
 
 def run(params: Params, stage: Stage) -> Outcome:
-    """Writes a PNG per direction, `pairs.json` and `analysis.json`."""
-    features = read_features(stage.input_lists["features"], stage.folders("features"))
-    _check_shards(stage)
-    chosen_N = np.random.default_rng(params.seed).permutation(len(features.ids_N))[: params.max_pictures]
-    features = features.keep(np.sort(chosen_N))
-    features, num_duplicates = _without_duplicates(features, stage)
-    if len(features.ids_N) < 3:
+    """Writes a PNG per direction, `pairs.json`, `projection.json` and `analysis.json`."""
+    encoders = read_encoders(stage, params.max_pictures, params.seed)
+    is_first_N = is_first(stage, encoders.ids_N, encoders.first())
+    encoders, num_duplicates = encoders.keep(is_first_N), int((~is_first_N).sum())
+    if len(encoders.ids_N) < MIN_PICTURES:
         raise BadInput(
-            f"--features: {len(features.ids_N)} different test pictures are left, pairs need at least 3: "
+            f"--features: {len(encoders.ids_N)} different test pictures are left, pairs need at least {MIN_PICTURES}: "
             "build a larger test split, or raise --max_pictures."
         )
-    cosines = {arm: similarity.cosine_similarities(cls_ND) for arm, cls_ND in features.cls.items()}
-    mined = pairs.mine_directions(cosines, params.pair_quantile)
-    files = _write_pairs(params, stage, features, cosines, mined)
-    effective_rank = {arm: similarity.effective_rank(cls_ND) for arm, cls_ND in features.cls.items()}
+    thresholds = pairs.thresholds(encoders.first(), params.pair_quantile, params.seed)
+    mined = _mine(params, stage, encoders, thresholds)
+    shown = {direction: found.pairs_M2[: params.num_pairs] for direction, found in mined.items()}
+    subset = _subset(encoders, params.seed)
+    on_sheets = {picture for pairs_M2 in shown.values() for picture in encoders.ids_N[pairs_M2].ravel().tolist()}
+    in_subset = set(subset.ids_N.tolist())
+    samples, looks = {}, []
+    for sample in read_pictures(stage, on_sheets | in_subset):
+        if sample.id in on_sheets:
+            samples[sample.id] = sample
+        if sample.id in in_subset:
+            looks.append(references.look(sample))
+    files = sheets.write_pairs(stage.out, encoders, shown, samples)
     analysis = {
         "schema": SCHEMA,
-        "arms": list(cosines),
-        "num_pictures": len(features.ids_N),
+        "arms": encoders.arms,
+        "replicates": encoders.replicates,
+        "num_pictures": len(encoders.ids_N),
         "num_duplicates": num_duplicates,
-        "num_unusable": features.num_unusable,
+        "num_unusable": encoders.num_unusable,
         "similarity": "raw cosine of CLS features",
         "quantile": params.pair_quantile,
+        "thresholds": _describe_thresholds(thresholds),
+        "max_pairs": max(MINED_PAIRS, params.num_pairs),
         "directions": [
-            statistics.describe_direction(direction, found, features.labels, cosines)
+            statistics.describe_direction(direction, found, encoders.labels, thresholds.scales)
             for direction, found in mined.items()
         ],
-        "factors": statistics.describe_factors(features, cosines),
-        "agreement": statistics.describe_agreement(features, cosines, params.seed),
-        "effective_rank": statistics.rounded(effective_rank),
+        **_numbers(params, stage, encoders, subset, looks),
+        "projection": PROJECTION_NAME,
     }
-    stage.out.write_json("analysis.json", analysis)
+    drawn = np.sort(np.random.default_rng(params.seed).permutation(len(encoders.ids_N))[:PROJECTED_PICTURES])
+    stage.out.write_json(PROJECTION_NAME, statistics.describe_projection(encoders.keep(drawn)))
+    stage.out.write_json(ANALYSIS_NAME, analysis)
+    return _outcome(stage, encoders, analysis, [*files, PROJECTION_NAME, ANALYSIS_NAME])
+
+
+def _mine(params: Params, stage: Stage, encoders: Encoders, thresholds: Thresholds) -> dict[Direction, MinedPairs]:
+    """Returns the pairs of every direction between the arms' first replicates."""
+    with stage.progress(num_distinct_pairs(len(encoders.ids_N)), "pair") as bar:
+
+        def after_tile(num_pairs: int) -> None:
+            bar.advance(num_pairs)
+            _go_on(stage)
+
+        fixed = {
+            direction: [(above, below) for above, below, _ in found]
+            for direction, found in statistics.FIXED_THRESHOLDS.items()
+        }
+        num_pairs = max(MINED_PAIRS, params.num_pairs)
+        mined = pairs.mine(encoders.first(), thresholds.scales, num_pairs, fixed=fixed, after_tile=after_tile)
+    for (alike, unlike), found in mined.items():
+        stage.log("pairs_mined", alike=alike, unlike=unlike, candidates=found.num_candidates, kept=len(found.pairs_M2))
+    return mined
+
+
+def _subset(encoders: Encoders, seed: int) -> Encoders:
+    """Returns at most `SUBSET_PICTURES` of the pictures.
+
+    Where at least half of the pictures have the labels that the references need, those are drawn from.
+    """
+    n = len(encoders.ids_N)
+    is_drawn_N = np.ones(n, bool)
+    for factor in references.labelled_factors(list(encoders.labels)):
+        is_labelled_N = is_drawn_N & (encoders.labels[factor] >= 0)
+        if 2 * is_labelled_N.sum() >= n:
+            is_drawn_N = is_labelled_N
+    return encoders.keep(np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(is_drawn_N))[:SUBSET_PICTURES]))
+
+
+def _numbers(params: Params, stage: Stage, encoders: Encoders, subset: Encoders, looks: list[Look]) -> dict[str, Any]:
+    """Returns the numbers that no pairs are mined for."""
+    compared = references.compared(looks, subset.labels, encoders.classes)
+    _go_on(stage)
+    factors = statistics.describe_factors(encoders, params.seed)
+    _go_on(stage)
+    rsa = {
+        "references": [{"name": name, "about": about} for name, about in compared.about.items()],
+        "left_out": [{"name": name, "why": why} for name, why in compared.left_out.items()],
+        "num_pictures": len(subset.ids_N),
+        "arms": statistics.describe_rsa(subset, compared.similarities, params.seed),
+    }
+    _go_on(stage)
+    agreement = statistics.describe_agreement(subset, params.seed)
+    _go_on(stage)
+    effective_rank = statistics.describe_effective_rank(encoders)
+    return {"factors": factors, "rsa": rsa, "agreement": agreement, "effective_rank": effective_rank}
+
+
+def _describe_thresholds(thresholds: Thresholds) -> dict[str, Any]:
+    errors = {arm: scale.error for arm, scale in thresholds.scales.items()}
+    about = {"num_pairs": thresholds.num_pairs, "is_exact": thresholds.is_exact}
+    return about | {"error": statistics.rounded(errors)}
+
+
+def _outcome(stage: Stage, encoders: Encoders, analysis: dict[str, Any], files: list[str]) -> Outcome:
     shards = stage.inputs["shards"]
+    counts = {name: analysis[f"num_{name}"] for name in ("pictures", "duplicates", "unusable")}
     return Outcome(
         kind="AnalysisManifest",
-        files=[*files, "pairs.json", "analysis.json"],
-        counts={"pictures": len(features.ids_N), "duplicates": num_duplicates, "unusable": features.num_unusable}
-        | {f"pairs_{a}_not_{b}": len(found.pairs_M2) for (a, b), found in mined.items()},
-        summary={"arms": list(cosines), "shards": {"digest": shards.digest, "counts": shards.counts}},
-        metrics={f"effective_rank_{arm}": value for arm, value in effective_rank.items()},
+        files=files,
+        counts=counts | {f"pairs_{d['alike']}_not_{d['unlike']}": d["num_pairs"] for d in analysis["directions"]},
+        summary={
+            "arms": encoders.arms,
+            "replicates": encoders.replicates,
+            "shards": {"digest": shards.digest, "counts": shards.counts},
+        },
+        metrics={f"effective_rank_{arm}": float(np.mean(ranks)) for arm, ranks in analysis["effective_rank"].items()},
     )
 
 
-def _check_shards(stage: Stage) -> None:
-    shards = stage.inputs["shards"].digest
-    for manifest in stage.input_lists["features"]:
-        if manifest.inputs["shards"] != shards:
-            raise BadInput(
-                f"--shards holds other shards than those that the features of {manifest.summary['arm']} were made "
-                "from: give the shards that extract_features read."
-            )
-
-
-def _without_duplicates(features: TestFeatures, stage: Stage) -> tuple[TestFeatures, int]:
-    """Leaves out every picture whose pixels equal those of an earlier one."""
-    wanted = set(features.ids_N.tolist())
-    seen: set[bytes] = set()
-    first: set[int] = set()
-    for sample in _samples(stage, wanted):
-        shape = str(sample.image.size).encode()
-        content = hashlib.sha256(shape + sample.image.tobytes()).digest()
-        if content not in seen:
-            first.add(sample.id)
-        seen.add(content)
-    if not first:
-        raise BadInput("--shards holds none of the test pictures of --features: give the shards they were made from.")
-    is_first_N = np.array([number in first for number in features.ids_N.tolist()])
-    return features.keep(is_first_N), int((~is_first_N).sum())
-
-
-def _write_pairs(
-    params: Params,
-    stage: Stage,
-    features: TestFeatures,
-    cosines: dict[str, np.ndarray],
-    mined: dict[tuple[str, str], MinedPairs],
-) -> list[str]:
-    """Writes the sheets and `pairs.json`; returns the names of the sheets."""
-    shown = {direction: found.pairs_M2[: params.num_pairs] for direction, found in mined.items()}
-    wanted = {int(features.ids_N[row]) for pairs_M2 in shown.values() for row in pairs_M2.ravel()}
-    samples = {sample.id: sample for sample in _samples(stage, wanted)}
-    names = {f: c for m in stage.input_lists["features"] for f, c in m.summary["factors"].items()}
-    files, directions = [], []
-    for (alike, unlike), pairs_M2 in shown.items():
-        entries: list[dict[str, Any]] = []
-        pictures: list[tuple[Image.Image, Image.Image, str]] = []
-        for index, rows in enumerate(pairs_M2.tolist()):
-            first, second = (samples[int(features.ids_N[row])] for row in rows)
-            values = {arm: round(float(cosines_NN[tuple(rows)]), 4) for arm, cosines_NN in cosines.items()}
-            described = [_describe(s, b, names) for s, b in zip((first, second), grid.boxes(index), strict=True)]
-            entries.append({"pictures": described, "similarity": values})
-            pictures.append((first.image, second.image, f"{alike} {values[alike]:.2f}   {unlike} {values[unlike]:.2f}"))
-        name = f"pairs_{alike}_not_{unlike}.png"
-        title = f"Alike to {alike}, unlike to {unlike}"
-        stage.out.write(name, grid.draw_grid(title, pictures))
-        files.append(name)
-        directions.append({"alike": alike, "unlike": unlike, "file": name, "pairs": entries})
-        stage.log(
-            "pairs_mined", alike=alike, unlike=unlike, found=len(mined[alike, unlike].pairs_M2), shown=len(entries)
-        )
-    stage.out.write_json("pairs.json", {"schema": SCHEMA, "tile_px": grid.TILE_PX, "directions": directions})
-    return files
-
-
-def _describe(sample: Sample, box: grid.Box, names: dict[str, list[str]]) -> dict[str, Any]:
-    labels = {factor: names[factor][label] for factor, label in sample.labels.items() if factor in names and label >= 0}
-    return {"id": sample.id, "caption": sample.caption, "labels": labels, "box": list(box)}
-
-
-def _samples(stage: Stage, wanted: set[int]) -> Iterator[Sample]:
-    for sample in read_samples(stage.folder("shards"), stage.inputs["shards"]):
-        if sample.id in wanted:
-            yield sample
+def _go_on(stage: Stage) -> None:
+    if stage.stopping():
+        raise Preempted("nothing is kept of a pass over the pairs; the next run starts over")

@@ -27,6 +27,7 @@ class Rules:
     """What decides; see build_shards' parameters.
 
     Attributes:
+        is_published: The rows are a published set's: equal pictures stay, and its test split is whole.
         excluded_sha256: Hashes of pixels that belong to an evaluation, 16 bytes each.
         excluded_dhash: Their perceptual hashes.
     """
@@ -37,6 +38,7 @@ class Rules:
     seed: int
     unique_keys: bool
     near_duplicate_bits: int
+    is_published: bool = False
     excluded_sha256: frozenset[bytes] = frozenset()
     excluded_dhash: tuple[int, ...] = ()
 
@@ -64,29 +66,46 @@ class Decision:
 def decide(rows: pyarrow.Table, rules: Rules) -> Decision:
     """Applies the rules to the rows, which begin with the source's first one."""
     reasons = numpy.array(rows["reason"].cast(pyarrow.string()).to_pylist(), dtype=object)
-    if rules.unique_keys:
-        is_keyed = numpy.array(pyarrow.compute.not_equal(rows["key"], "").to_pylist(), dtype=bool)
-        _drop_later(reasons, _numbers(rows["key"]), "duplicate_key", is_keyed)
-    _drop_later(reasons, _numbers(rows["sha256"]), "duplicate", numpy.ones(len(reasons), dtype=bool))
     hashes = rows["sha256"].to_pylist()
+    is_test = _is_test(rows, hashes, rules)
+    if not rules.is_published:
+        _drop_equal(reasons, rows, rules)
+    may_be_excluded = ~is_test if rules.is_published else numpy.ones(len(reasons), dtype=bool)
     if rules.excluded_sha256:
         is_excluded = numpy.array([sha256 in rules.excluded_sha256 for sha256 in hashes], dtype=bool)
-        reasons[(reasons == "") & is_excluded] = EXCLUDED
+        reasons[(reasons == "") & is_excluded & may_be_excluded] = EXCLUDED
     if rules.near_duplicate_bits:
-        _drop_near(reasons, rows["dhash"].to_pylist(), rules)
-    is_test = _is_test(rows, hashes, rules)
-    is_drawn = numpy.array(pyarrow.compute.not_equal(rows["facts"], "").to_pylist(), dtype=bool)
+        _drop_near(reasons, rows["dhash"].to_pylist(), rules, may_be_excluded)
     allowed = SPLITS[rules.purpose]
-    is_other = numpy.where(is_test, "test" not in allowed, "train" not in allowed) & ~is_drawn
+    is_other = numpy.where(is_test, "test" not in allowed, "train" not in allowed)
     reasons[(reasons == "") & is_other] = UNUSED
     kept = numpy.flatnonzero(reasons == "")
     end = int(kept[rules.num_samples - 1]) + 1 if len(kept) >= rules.num_samples else len(reasons)
     return Decision(rows.slice(0, end), reasons[:end], is_test[:end])
 
 
+def repeats(decision: Decision) -> dict[str, int]:
+    """Returns how many samples have the pixels of another one before them in their split, or of one to train on."""
+    numbers = _numbers(decision.rows["sha256"])[decision.kept]
+    is_test = decision.is_test[decision.kept]
+    train, test = numbers[~is_test], numbers[is_test]
+    return {
+        "train": len(train) - len(numpy.unique(train)),
+        "test": len(test) - len(numpy.unique(test)),
+        "test_in_train": int(numpy.isin(test, train).sum()),
+    }
+
+
 def _numbers(column: pyarrow.ChunkedArray) -> NDArray[numpy.int64]:
     """Returns a number for each value of a column, equal for equal values."""
     return column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(numpy.int64)
+
+
+def _drop_equal(reasons: NDArray[numpy.object_], rows: pyarrow.Table, rules: Rules) -> None:
+    if rules.unique_keys:
+        is_keyed = numpy.array(pyarrow.compute.not_equal(rows["key"], "").to_pylist(), dtype=bool)
+        _drop_later(reasons, _numbers(rows["key"]), "duplicate_key", is_keyed)
+    _drop_later(reasons, _numbers(rows["sha256"]), "duplicate", numpy.ones(len(reasons), dtype=bool))
 
 
 def _drop_later(
@@ -99,14 +118,18 @@ def _drop_later(
     reasons[candidates[is_later]] = reason
 
 
-def _drop_near(reasons: NDArray[numpy.object_], dhashes: Sequence[int], rules: Rules) -> None:
+def _drop_near(
+    reasons: NDArray[numpy.object_], dhashes: Sequence[int], rules: Rules, may_be_excluded: NDArray[numpy.bool_]
+) -> None:
     excluded = NearDuplicates(rules.near_duplicate_bits - 1)
     for dhash in rules.excluded_dhash:
         excluded.add(dhash)
     seen = NearDuplicates(rules.near_duplicate_bits - 1)
     for number in numpy.flatnonzero(reasons == "").tolist():
-        if excluded.has_near(dhashes[number]):
+        if may_be_excluded[number] and excluded.has_near(dhashes[number]):
             reasons[number] = EXCLUDED
+        elif rules.is_published:
+            continue
         elif seen.has_near(dhashes[number]):
             reasons[number] = "near_duplicate"
         else:
@@ -114,12 +137,10 @@ def _drop_near(reasons: NDArray[numpy.object_], dhashes: Sequence[int], rules: R
 
 
 def _is_test(rows: pyarrow.Table, hashes: Sequence[bytes], rules: Rules) -> NDArray[numpy.bool_]:
-    """Returns per row whether it is of the test split: by its pixels and the seed, or as a drawn scene says."""
-    is_test = numpy.zeros(len(hashes), dtype=bool)
-    for number, (facts, sha256) in enumerate(zip(rows["facts"].to_pylist(), hashes, strict=True)):
-        if facts:
-            is_test[number] = '"split": "test"' in facts
-        else:
-            share = int(hashlib.sha256(f"{rules.seed} {sha256.hex()}".encode()).hexdigest()[:12], 16) / 16**12
-            is_test[number] = share < rules.test_fraction
+    """Returns per row whether it is of the test split: as the source says, else by its pixels and the seed."""
+    splits = numpy.array(rows["split"].cast(pyarrow.string()).to_pylist(), dtype=object)
+    is_test = splits == "test"
+    for number in numpy.flatnonzero(splits == "").tolist():
+        digest = hashlib.sha256(f"{rules.seed} {hashes[number].hex()}".encode()).hexdigest()
+        is_test[number] = int(digest[:12], 16) / 16**12 < rules.test_fraction
     return is_test

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from components.build_shards.source import Item, Raw
 from components.core.data.ingest import PICTURE_SUFFIXES
@@ -15,6 +16,9 @@ CAPTION_SUFFIX = ".txt"
 CHUNK = 256
 READERS = 8  # small objects wait for the store, not for the processor
 READ_AHEAD = 2 * READERS
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 Input = tuple[str, str]
 """The name of a picture and of its caption, empty where it has none; or of a caption that belongs to no picture."""
@@ -46,7 +50,7 @@ class FolderSource:
 
     def read(self, item: Item) -> Iterator[Raw]:
         """Yields the pictures of a chunk, read a little ahead."""
-        return _ahead(self._raw, [(name, caption_name) for name, caption_name in item.spec["inputs"]])
+        return read_ahead(self._raw, [(name, caption_name) for name, caption_name in item.spec["inputs"]])
 
     def _raw(self, pair: Input) -> Raw:
         name, caption_name = pair
@@ -86,13 +90,13 @@ def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
 
 
-def _ahead(read: Callable[[Input], Raw], inputs: Iterable[Input]) -> Iterator[Raw]:
+def read_ahead(read: Callable[[Given], Found], inputs: Iterable[Given]) -> Iterator[Found]:
     """Yields read(input) in order, with READ_AHEAD of them under way or waiting."""
-    waiting: collections.deque[Future[Raw]] = collections.deque()
+    waiting: collections.deque[Future[Found]] = collections.deque()
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
     try:
-        for pair in inputs:
-            waiting.append(pool.submit(read, pair))
+        for given in inputs:
+            waiting.append(pool.submit(read, given))
             if len(waiting) == READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:

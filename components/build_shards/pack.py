@@ -49,7 +49,8 @@ class Packer:
         decision: Which rows are samples.
         parts: The part of each item.
         first_rows: The number of each item's first row.
-        categories: Class names, sorted.
+        factor: What the classes are called together.
+        categories: Class names, sorted; those of a published set in the order of its labels.
         captions: All distinct captions, sorted, where pictures are asked about.
         seed: Seed of the questions.
         num_shards: How many shards there are.
@@ -58,7 +59,8 @@ class Packer:
     decision: Decision
     parts: Sequence[str]
     first_rows: Sequence[int]
-    categories: Sequence[str]
+    factor: str
+    categories: list[str]
     captions: Sequence[str]
     seed: int
     num_shards: int
@@ -75,9 +77,9 @@ class Packer:
 
     def _sample(self, number: int, row: dict[str, Any]) -> Packed:
         sha256 = row["sha256"].hex()
-        facts = json.loads(row["facts"]) if row["facts"] else self._facts(number, row, sha256)
+        facts = self._facts(number, row, sha256) | {"split": "test" if self.decision.is_test[number] else "train"}
         return Packed(
-            key=row["key"] if row["facts"] else sha256[:20],
+            key=row["key"] if row["split"] else sha256[:20],
             extension=row["extension"],
             part=self.parts[bisect.bisect_right(self.first_rows, number) - 1],
             offset=row["offset"],
@@ -87,14 +89,17 @@ class Packer:
         )
 
     def _facts(self, number: int, row: dict[str, Any], sha256: str) -> dict[str, Any]:
+        if row["facts"]:
+            return json.loads(row["facts"])
         category = row["category"]
         about = {"name": row["name"], "url": row["url"]}
+        if row["label"] >= 0:
+            return {"labels": {self.factor: row["label"]}, "questions": [], "source": {"name": row["name"]}}
         asked = picture_questions.ask_about_picture(
             sha256, category, row["caption"], categories=self.categories, captions=self.captions, seed=self.seed
         )
         return {
-            "labels": {CLASS_FACTOR: bisect.bisect_left(self.categories, category)} if category else {},
-            "split": "test" if self.decision.is_test[number] else "train",
+            "labels": {self.factor: bisect.bisect_left(self.categories, category)} if category else {},
             "questions": [
                 {"question": q.question, "options": q.options, "answer": q.answer, "category": q.category}
                 for q in asked

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from components.runtime.params import StageParams, knob, source
 
 SYNTHETIC = "synthetic"
+LABELLED_SETS = ("imagenet", "imagenetv2", "cifar10", "cifar10.1", "cifar100", "cub200", "flowers102", "cars")
 CHANGE_NO_BYTE = ("num_workers", "num_pods", "pod_index", "downloads_at_once", "downloads_per_host")
 
 
@@ -21,6 +22,11 @@ class Params(StageParams):
     purpose: str = knob(
         help="what the data are for: captioned pictures, labelled pictures, conversations, or a VMCBench parquet",
         choices=("pretrain", "probe", "instruct", "benchmark"),
+    )
+    labelled_set: str = knob(
+        "",
+        help="the published set that the source is, whose own labels and splits a probe then has; empty: none of them",
+        choices=("", *LABELLED_SETS),
     )
     num_samples: int = knob(8000, help="scenes to draw, or the most pictures to keep of a source", low=1, high=10**10)
     test_fraction: float = knob(
@@ -85,9 +91,14 @@ class Params(StageParams):
     )
 
     def conflicts(self) -> Iterator[str]:
-        """Refuses an empty source, and a pod that doesn't exist."""
+        """Refuses an empty source, a published set that isn't one, and a pod that doesn't exist."""
         if not self.source_uri.strip():
             yield "--source_uri is empty: give `synthetic` or a folder."
+        if self.labelled_set and (self.purpose != "probe" or self.source_uri == SYNTHETIC):
+            yield (
+                f"--labelled_set={self.labelled_set} doesn't go with --purpose={self.purpose} "
+                f"--source_uri={self.source_uri}: give --purpose=probe and the set's folder."
+            )
         if self.pod_index >= self.num_pods:
             yield f"--pod_index={self.pod_index} is not among --num_pods={self.num_pods}: count from 0."
         if self.caption_fallback and not _is_encoding(self.caption_fallback):

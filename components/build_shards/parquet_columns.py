@@ -14,7 +14,7 @@ from components.runtime.errors import BadInput
 IMAGE_NAMES = ("image", "img", "jpg", "png", "webp")
 URL_NAMES = ("url", "image_url")
 CAPTION_NAMES = ("caption", "text", "txt")
-CATEGORY_NAMES = ("label", "category", "class")
+CATEGORY_NAMES = ("label", "category", "class", "fine_label")  # the last is CIFAR-100's, beside its coarse one
 SHA256_NAMES = ("sha256",)
 KEY_NAMES = ("uid",)
 UNLABELLED = -1  # Hugging Face's label of rows that have none

@@ -18,11 +18,15 @@ NO_FAULT = ("", "duplicate", "near_duplicate", EXCLUDED, UNUSED)  # colliding ke
 def refuse_bad_source(decision: Decision, params: Params, stage: Stage) -> None:
     """Fails where too much was left out, or nothing is left; the reject log is written before.
 
+    Of a published test split, one picture is too much.
+
     Raises:
         StageFailure: With a table of the reasons.
     """
     if not params.pod_index:
         records.write_rejects(decision, stage)
+    if params.labelled_set:
+        _refuse_cut_test_split(decision, params)
     counts = collections.Counter(decision.reasons.tolist())
     dead = {reason: n for reason, n in counts.items() if reason in DEAD}
     bad = {r: n for r, n in counts.items() if r not in (*NO_FAULT, *DEAD)}
@@ -31,10 +35,9 @@ def refuse_bad_source(decision: Decision, params: Params, stage: Stage) -> None:
         (bad, params.max_reject_fraction, "max_reject_fraction"),
         (dead, params.max_dead_fraction, "max_dead_fraction"),
     ):
-        table = ", ".join(f"{reason} {n}" for reason, n in sorted(found.items(), key=lambda pair: -pair[1]))
         if sum(found.values()) > limit * num_inputs:
             raise StageFailure(
-                f"{sum(found.values())} of {num_inputs} pictures were rejected ({table}), more than "
+                f"{sum(found.values())} of {num_inputs} pictures were rejected ({_table(found)}), more than "
                 f"--{name}={limit:g}: mend them ({records.REJECTS} names each), or raise the limit."
             )
     if not counts[""]:
@@ -44,7 +47,21 @@ def refuse_bad_source(decision: Decision, params: Params, stage: Stage) -> None:
         )
 
 
-def outcome(params: Params, stage: Stage, work: Work, packer: Packer, meaning: dict[str, dict]) -> Outcome:
+def _refuse_cut_test_split(decision: Decision, params: Params) -> None:
+    found = collections.Counter(decision.reasons[decision.is_test].tolist())
+    num_test = sum(found.values())
+    if num_lost := num_test - found.pop("", 0):
+        raise StageFailure(
+            f"{num_lost} of {num_test} test pictures of {params.labelled_set} were rejected ({_table(found)}), which "
+            f"would make its numbers another set's: mend them ({records.REJECTS} names each)."
+        )
+
+
+def _table(found: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n}" for reason, n in sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def outcome(params: Params, stage: Stage, work: Work, packer: Packer, meaning: dict[str, Any]) -> Outcome:
     """Writes the records, checks that every input is accounted for, and returns the stage's outcome."""
     decision = packer.decision
     counts = _counts(decision)
@@ -69,12 +86,7 @@ def outcome(params: Params, stage: Stage, work: Work, packer: Packer, meaning: d
         files=[shard["name"] for shard in shards] + files,
         described={shard_name(n): {"sha256": r["sha256"], "bytes": r["bytes"]} for n, r in enumerate(written)},
         counts=counts,
-        summary={
-            "purpose": params.purpose,
-            "shards": shards,
-            "factors": meaning["factors"],
-            "prompts": meaning["prompts"],
-        },
+        summary={"purpose": params.purpose, "shards": shards} | {k: v for k, v in meaning.items() if k != "groups"},
         metrics={"samples": float(counts["samples"]), "rejected": float(counts["rejected"])},
         scratch="work",
     )

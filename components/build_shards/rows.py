@@ -22,6 +22,8 @@ SCHEMA = pyarrow.schema(
         ("height", pyarrow.int32()),
         ("caption", pyarrow.string()),
         ("category", pyarrow.string()),
+        ("label", pyarrow.int32()),
+        ("split", pyarrow.dictionary(pyarrow.int16(), pyarrow.string())),
         ("facts", pyarrow.string()),
     ]
 )
@@ -32,7 +34,7 @@ class Row:
     """One input after reading.
 
     Attributes:
-        name, key, url, caption, category, facts: As in `Raw`, the caption cleaned.
+        name, key, url, caption, category, label, split, facts: As in `Raw`, the caption cleaned.
         reason: Why it is left out; empty: it isn't.
         sha256: The first 16 bytes of its pixels' hash.
         dhash: Its perceptual hash.
@@ -54,6 +56,8 @@ class Row:
     height: int = 0
     caption: str = ""
     category: str = ""
+    label: int = -1
+    split: str = ""
     facts: str = ""
 
 

@@ -16,7 +16,9 @@ class Raw:
         category: The name of its class; empty: none.
         url: Where it was downloaded from; empty: it wasn't.
         key: Says that two inputs with the same key are the same one; empty: the source has no such keys.
-        facts: JSON of what is known beyond caption and category; with it, the picture is stored as it is.
+        label: The number of its class in a published set; -1: it is of none.
+        split: `train` or `test`, where the source says which; empty: its pixels decide.
+        facts: JSON of labels and questions that are known from drawing it; empty: it wasn't drawn.
         reject: The reason why the source itself leaves it out; empty: it doesn't.
     """
 
@@ -26,6 +28,8 @@ class Raw:
     category: str = ""
     url: str = ""
     key: str = ""
+    label: int = -1
+    split: str = ""
     facts: str = ""
     reject: str = ""
 

@@ -2,6 +2,7 @@
 
 from components.build_shards.download import DownloadSettings
 from components.build_shards.folder_source import FolderSource
+from components.build_shards.labelled_sets import LabelledSource
 from components.build_shards.params import SYNTHETIC, Params
 from components.build_shards.parquet_source import PARQUET_SUFFIX, ParquetSource
 from components.build_shards.source import Source
@@ -12,9 +13,10 @@ from components.runtime.storage import open_folder
 
 
 def open_source(params: Params) -> Source:
-    """Returns the source at `--source_uri`: what the folder holds decides, tars before parquet before pictures.
+    """Returns the source at `--source_uri`: a published set, or what the folder holds.
 
-    (img2dataset writes a parquet of statuses beside each of its tars, so tars come first.)
+    Tars are looked for before parquet, and parquet before pictures: img2dataset writes a parquet of statuses beside
+    each of its tars.
     """
     if params.source_uri == SYNTHETIC:
         return WorldSource(
@@ -25,6 +27,8 @@ def open_source(params: Params) -> Source:
             seed=params.seed,
         )
     folder = open_folder(params.source_uri)
+    if params.labelled_set:
+        return LabelledSource(folder, params.labelled_set, params.num_samples, params.seed)
     names = folder.names()
     if any(name.endswith(TAR_SUFFIX) for name in names):
         return TarSource(folder)

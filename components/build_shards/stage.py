@@ -5,12 +5,15 @@ items (any pod, any worker) -> rows and pictures in the work folder -> one decis
 
 import hashlib
 import json
+import math
+from typing import Any
 
 import pyarrow.compute
 
 from components.build_shards import reconcile, records
 from components.build_shards.crew import Crew, FinishedElsewhere, Tasks
-from components.build_shards.decide import Decision, Rules
+from components.build_shards.decide import Decision, Rules, repeats
+from components.build_shards.labelled_sets import SETS, classes_of
 from components.build_shards.pack import CLASS_FACTOR, Packer, write_one_shard
 from components.build_shards.params import SYNTHETIC, Params
 from components.build_shards.prefix import Prefix
@@ -45,7 +48,12 @@ def _run(params: Params, stage: Stage) -> Outcome | None:
         _pack(packer, stage, work, crew)
     if params.pod_index:
         return None
-    return reconcile.outcome(params, stage, work, packer, _meaning(params, packer))
+    meaning = _meaning(params, packer)
+    if params.labelled_set:
+        about = meaning["labelled_set"]
+        counts = {split: f"{about[split]['samples']} of {about[split]['published']}" for split in ("train", "test")}
+        stage.log("labelled_set", name=about["name"], **counts, repeats=sum(about["repeats"].values()))
+    return reconcile.outcome(params, stage, work, packer, meaning)
 
 
 def _work_folder(params: Params, stage: Stage) -> str:
@@ -60,8 +68,8 @@ def _ingest(params: Params, stage: Stage, work: Work, crew: Crew) -> Prefix:
     items = work.plan(source.items)
     limits = Limits(
         image_size_px=params.image_size_px,
-        min_side_px=params.min_side_px,
-        max_aspect=params.max_aspect,
+        min_side_px=1 if params.labelled_set else params.min_side_px,
+        max_aspect=math.inf if params.labelled_set else params.max_aspect,
         max_pixels=params.max_pixels,
         jpeg_quality=params.jpeg_quality,
         animated=params.animated,
@@ -92,6 +100,7 @@ def _rules(params: Params, stage: Stage) -> Rules:
         seed=params.seed,
         unique_keys=params.unique_keys,
         near_duplicate_bits=params.near_duplicate_bits,
+        is_published=bool(params.labelled_set),
         excluded_sha256=frozenset(sha256 for sha256, _ in excluded),
         excluded_dhash=tuple(dhash for _, dhash in excluded),
     )
@@ -100,7 +109,10 @@ def _rules(params: Params, stage: Stage) -> Rules:
 def _packer(params: Params, prefix: Prefix, decision: Decision) -> Packer:
     num_samples = len(decision.kept)
     kept = decision.rows.take(decision.kept)
-    categories = [name for name in pyarrow.compute.unique(kept["category"]).to_pylist() if name]
+    if params.labelled_set:
+        categories = classes_of(decision.rows)
+    else:
+        categories = sorted(name for name in pyarrow.compute.unique(kept["category"]).to_pylist() if name)
     if params.purpose == "probe" and params.source_uri != SYNTHETIC and len(categories) < 2:
         raise BadInput(
             f"--source_uri={params.source_uri} has pictures of {len(categories)} classes: a probe needs one folder "
@@ -112,7 +124,8 @@ def _packer(params: Params, prefix: Prefix, decision: Decision) -> Packer:
         decision,
         prefix.parts,
         prefix.first_rows,
-        sorted(categories),
+        params.labelled_set or CLASS_FACTOR,
+        categories,
         sorted(caption for caption in captions if caption),
         params.seed,
         num_shards=max(-(-num_samples // params.samples_per_shard), min(params.min_shards, num_samples)),
@@ -131,7 +144,7 @@ def _pack(packer: Packer, stage: Stage, work: Work, crew: Crew) -> None:
     )
 
 
-def _meaning(params: Params, packer: Packer) -> dict[str, dict]:
+def _meaning(params: Params, packer: Packer) -> dict[str, Any]:
     """Returns what the labels and questions mean: class names, texts for zero-shot, the sets' groups."""
     if params.source_uri == SYNTHETIC:
         return {
@@ -139,8 +152,26 @@ def _meaning(params: Params, packer: Packer) -> dict[str, dict]:
             "prompts": prompts.world_prompts(),
             "groups": questions.GROUP_OF_SET,
         }
+    if params.labelled_set:
+        texts = prompts.set_prompts(params.labelled_set, packer.categories)
+        return {
+            "factors": {packer.factor: packer.categories},
+            "prompts": {packer.factor: texts} if texts else {},
+            "labelled_set": _about_set(params, packer.decision),
+        }
     return {
-        "factors": {CLASS_FACTOR: list(packer.categories)},
-        "prompts": {CLASS_FACTOR: prompts.generic_prompts(list(packer.categories))},
+        "factors": {packer.factor: packer.categories},
+        "prompts": {packer.factor: prompts.generic_prompts(packer.categories)},
         "groups": picture_questions.GROUP_OF_SET,
+    }
+
+
+def _about_set(params: Params, decision: Decision) -> dict[str, Any]:
+    """Returns how many pictures of a published set there are here and were published, and how many are there twice."""
+    known, is_test = SETS[params.labelled_set], decision.is_test[decision.kept]
+    return {
+        "name": params.labelled_set,
+        "train": {"samples": int((~is_test).sum()), "published": known.num_train},
+        "test": {"samples": int(is_test.sum()), "published": known.num_test},
+        "repeats": repeats(decision),
     }

@@ -100,7 +100,8 @@ def _open_work(uri: str) -> Work:
 
 def _read(raw: Raw, limits: Limits, needs_caption: bool, offset: int) -> tuple[Row, bytes]:
     """Returns what is known of an input, and its picture as stored; no bytes for one that is left out."""
-    about: dict[str, Any] = {"name": raw.name, "key": raw.key, "url": raw.url, "category": raw.category}
+    names = ("name", "key", "url", "category", "label", "split")
+    about: dict[str, Any] = {name: getattr(raw, name) for name in names}
     try:
         if raw.reject:
             raise Reject(raw.reject)

@@ -41,7 +41,6 @@ class WorldSource:
         asked = questions.ask_all(scene, seed=self.seed, index=index) if is_asked else []
         facts = {
             "labels": {name: values.index(getattr(scene, name)) for name, values in world.FACTORS.items()},
-            "split": "test" if is_test or self.purpose == "benchmark" else "train",
             "questions": [
                 {"question": q.question, "options": q.options, "answer": q.answer, "category": q.category}
                 for q in asked
@@ -52,5 +51,6 @@ class WorldSource:
             key=f"{index:012d}",
             image=encode_png(world.draw(scene, self.image_size_px)),
             caption=world.caption(scene),
+            split="test" if is_test or self.purpose == "benchmark" else "train",
             facts=json.dumps(facts, sort_keys=True),
         )

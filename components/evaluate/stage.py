@@ -1,109 +1,71 @@
-"""evaluate: how much of each factor a frozen encoder's features give away."""
+"""evaluate: how much of each factor a frozen encoder's features give away.
+
+features, checked -> each factor by each method -> scores.json, predictions.safetensors -> manifest
+"""
 
 import json
 from typing import Any
 
-import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from components.core.evaluation import knn, linear_probe, zero_shot
-from components.core.evaluation.intervals import wilson
+from components.core.evaluation import few_shot, knn, logistic_regression
+from components.evaluate.leaks import count_leaks
 from components.evaluate.params import Params
+from components.evaluate.scoring import score
+from components.evaluate.subjects import read_sets
 from components.runtime.errors import BadInput, Preempted
 from components.runtime.stage import Outcome, Stage
 
+METHODS = ("probe", "logistic", "knn", "zero_shot", "few_shot")
+
 
 def run(params: Params, stage: Stage) -> Outcome:
-    """Scores every factor of the labelled set by linear probe, k-NN and, for a language arm, zero-shot."""
+    """Scores every factor of the labelled set, and counts its pictures among those that the encoder was trained on."""
     manifest = stage.inputs["features"]
-    tensors = load(stage.folder("features").read("features.safetensors"))
-    scores: dict[str, Any] = {"arm": manifest.summary["arm"], "probe": {}, "knn": {}, "zero_shot": {}}
+    sets = read_sets(params, stage)
+    leaked = count_leaks(stage, sets.tested.ids_N.tolist())
+    whose = {"arm": manifest.summary["arm"], "replicate": manifest.summary["replicate"]}
+    scores: dict[str, Any] = whose | {method: {} for method in METHODS} | {"leaked": leaked, "warnings": []}
     predictions: dict[str, Tensor] = {}
-    factors: dict[str, list[str]] = manifest.summary["factors"]
-    with stage.progress(len(factors), "factor") as bar:
-        for factor, names in factors.items():
-            if stage.stopping():
-                raise Preempted("scores are written at the end; the next run starts over")
-            try:
-                _score(factor, len(names), tensors, params, scores, predictions)
-            except ValueError as error:
-                raise BadInput(f"factor '{factor}' of --features={params.features} can't be scored: {error}") from error
-            bar.advance()
-    stage.out.write("scores.json", (json.dumps(scores, indent=1, sort_keys=True) + "\n").encode())
-    stage.out.write("predictions.safetensors", save(predictions))
+    try:
+        with stage.progress(len(sets.factors), "factor") as bar:
+            for subject in sets.subjects():
+                if stage.stopping():
+                    raise Preempted("scores are written at the end; the next run starts over")
+                found = score(subject, params)
+                for method, of in found.scores.items():
+                    scores[method][subject.factor] = of
+                predictions |= {f"{name}/{subject.factor}": of_N for name, of_N in found.predictions.items()}
+                for warning in found.warnings:
+                    scores["warnings"].append(f"{subject.factor}: {warning}")
+                    stage.log("warning", factor=subject.factor, problem=warning)
+                bar.advance()
+    except ValueError as error:
+        raise BadInput(f"--features={params.features} can't be scored: {error}.") from error
+    stage.out.write("scores.json", (json.dumps(scores, indent=1) + "\n").encode())
+    stage.out.write("predictions.safetensors", save({name: of_N.contiguous() for name, of_N in predictions.items()}))
     return Outcome(
         kind="EvaluationManifest",
         files=["scores.json", "predictions.safetensors"],
-        counts={"factors": len(factors)},
-        summary={"arm": manifest.summary["arm"], "protocol": _protocol(params)},
+        counts={"factors": len(sets.factors), "unusable": sets.tested.num_unusable + sets.trained.num_unusable},
+        summary=whose | {"protocol": _protocol(params), "shards": manifest.summary["shards"], "leaked": leaked},
         metrics={
-            f"{kind}_{factor}": found["accuracy"]
-            for kind in ("probe", "zero_shot")
-            for factor, found in scores[kind].items()
+            f"{method}_{factor}": found["accuracy"]
+            for method in ("probe", "logistic", "zero_shot")
+            for factor, found in scores[method].items()
         },
     )
 
 
-def _score(
-    factor: str,
-    num_classes: int,
-    tensors: dict[str, Tensor],
-    params: Params,
-    scores: dict[str, Any],
-    predictions: dict[str, Tensor],
-) -> None:
-    train_MD, labels_M, _ = _labelled(tensors, "train", factor)
-    test_ND, labels_N, is_labelled = _labelled(tensors, "test", factor)
-    if len(labels_N) == 0 or len(labels_M.unique()) < 2:
-        raise ValueError(f"{len(labels_M.unique())} classes to train on and {len(labels_N)} pictures to test on")
-    probe = linear_probe.fit(
-        train_MD,
-        labels_M,
-        num_classes=num_classes,
-        validation_fraction=params.validation_fraction,
-        epochs=params.probe_epochs,
-        batch_size=params.probe_batch_size,
-        seed=params.seed,
-    )
-    predicted_N = probe.predict(test_ND)
-    chance = float(torch.bincount(labels_M, minlength=num_classes)[labels_N].double().div(len(labels_M)).mean())
-
-    def score(found_N: Tensor) -> dict[str, Any]:
-        num_right, n = int((found_N == labels_N).sum()), len(labels_N)
-        low, high = wilson(num_right, n, params.confidence)
-        return {"accuracy": num_right / n, "low": low, "high": high, "n": n, "chance": chance}
-
-    choice = {"learning_rate": probe.learning_rate, "weight_decay": probe.weight_decay}
-    scores["probe"][factor] = score(predicted_N) | choice | {"validation_accuracy": probe.validation_accuracy}
-    neighbours = knn.predict(
-        train_MD,
-        labels_M,
-        test_ND,
-        neighbours=knn.NEIGHBOURS,
-        num_classes=num_classes,
-        temperature=params.knn_temperature,
-    )
-    scores["knn"][factor] = {str(k): score(found_N) for k, found_N in neighbours.items()}
-    if f"classes/{factor}" in tensors:
-        found_N = zero_shot.predict(tensors["test/joint"][is_labelled], tensors[f"classes/{factor}"])
-        scores["zero_shot"][factor] = score(found_N)
-        predictions[f"zero_shot/{factor}"] = found_N
-    predictions[f"probe/{factor}"] = predicted_N
-    predictions[f"labels/{factor}"] = labels_N
-    predictions[f"ids/{factor}"] = tensors["test/ids"][is_labelled].contiguous()
-
-
-def _labelled(tensors: dict[str, Tensor], split: str, factor: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the CLS features and labels of the pictures that have this factor, and which ones they are."""
-    labels = tensors[f"{split}/labels/{factor}"]
-    is_labelled = labels >= 0
-    return tensors[f"{split}/cls"][is_labelled], labels[is_labelled], is_labelled
-
-
 def _protocol(params: Params) -> str:
+    num_heads = len(params.grid("probe_learning_rates")) * len(params.grid("probe_weight_decays"))
+    where = "the train split of --train_features" if params.train_features else "train"
     return (
-        f"frozen CLS after the last norm; linear probe: standardised, AdamW, {params.probe_epochs} epochs, grid of "
-        f"{len(linear_probe.GRID)} chosen on {params.validation_fraction:.0%} of train; k-NN: cosine, "
-        f"T {params.knn_temperature:g}; Wilson intervals at {params.confidence:.0%}"
+        f"frozen {'CLS' if params.token == 'cls' else 'mean patch'}; linear probe: standardised, AdamW, "
+        f"{params.probe_epochs} epochs, grid of {num_heads}; logistic regression: L-BFGS, grid of "
+        f"{len(logistic_regression.INVERSE_STRENGTHS)}; both chosen on {params.validation_fraction:.0%} of {where}; "
+        f"k-NN: cosine, k of {', '.join(map(str, knn.NEIGHBOURS))}, T {params.knn_temperature:g}; few-shot: least "
+        f"squares, {', '.join(map(str, few_shot.SHOTS))} pictures of a class, {params.few_shot_draws} draws; intervals "
+        f"at {params.confidence:.0%}"
     )

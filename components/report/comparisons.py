@@ -1,47 +1,36 @@
-"""Paired differences between the first arm and another: probe by factor, benchmark by group and by set."""
+"""Differences between the first arm and another, replicate by replicate and item by item."""
 
 import dataclasses
 
-import numpy as np
-
-from components.core.evaluation.intervals import PairedDifference, paired_difference
-from components.report.study import Arm, Study
+from components.core.evaluation.seeds import Difference, paired_difference
+from components.report.outcomes import KINDS, TOTAL
+from components.report.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The first arm minus another, over the same pictures and questions."""
+    """The first arm minus another, over the same pictures and questions; by kind and name."""
 
     first: str
     other: str
-    probe: dict[str, PairedDifference]
-    vmc: dict[str, PairedDifference]
-    vmc_sets: dict[str, PairedDifference]
+    differences: dict[str, dict[str, Difference]]
 
 
 def compare(study: Study) -> list[Comparison]:
-    """Returns the comparison of the first arm to each other one."""
+    """Returns the comparison of the first arm to each other one, for each test that both were given."""
+    first = study.first.name
     return [
         Comparison(
-            first=study.first.name,
+            first=first,
             other=other.name,
-            probe={
-                factor: paired_difference(study.first.is_right[factor], other.is_right[factor], study.confidence)
-                for factor in study.factors
+            differences={
+                kind: {
+                    name: paired_difference(tested.right[first], tested.right[other.name], study.confidence)
+                    for name, tested in study.tests.get(kind, {}).items()
+                    if {first, other.name} <= tested.right.keys()
+                }
+                for kind in (*KINDS, TOTAL[0])
             },
-            vmc=_answers(study, other, "group", study.groups),
-            vmc_sets=_answers(study, other, "category", study.sets),
         )
         for other in study.others
     ]
-
-
-def _answers(study: Study, other: Arm, key: str, names: list[str]) -> dict[str, PairedDifference]:
-    of_item = np.array([answer[key] for answer in study.first.answers])
-    first, second = (np.array([bool(a["is_correct"]) for a in arm.answers]) for arm in (study.first, other))
-    chosen = {name: of_item == name for name in names}
-    return {
-        name: paired_difference(first[mask], second[mask], study.confidence)
-        for name, mask in chosen.items()
-        if mask.any()
-    }

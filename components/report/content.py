@@ -1,7 +1,8 @@
 """The parts that a report is made of; the page and the Markdown are two renderings of the same parts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,8 +11,9 @@ class Cell:
 
     Attributes:
         text: What it says.
-        note: Said smaller, beneath it.
-        tone: `lead` for what stands out, `empty` for what isn't known, `code` for hashes.
+        note: Said smaller, beside it.
+        tone: `lead` for what stands out, `empty` for what isn't known, `code` for hashes, or an arm's name for its
+            colour.
     """
 
     text: str
@@ -30,11 +32,17 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under columns; the first cell of a row is its heading."""
+    """Rows under columns; the first cell of a row is its heading.
+
+    Attributes:
+        caption: What it shows, and where n is the same for all, n.
+        is_filtered: Whether a reader may filter the rows by typing; for the long ones.
+    """
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    is_filtered: bool = False
     kind: str = "table"
 
     @property
@@ -51,11 +59,20 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Prose:
-    """A paragraph; `tone` is `note` for small print."""
+    """A paragraph; `tone` is `note` for small print. `link` is the text and address of where it leads."""
 
     text: str
     tone: str = ""
+    link: tuple[str, str] = ("", "")
     kind: str = "prose"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+    kind: str = "heading"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +85,44 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Drawings side by side: SVG text that `figures` made, with one caption."""
+    """Drawings side by side under one caption.
+
+    Attributes:
+        drawings: SVG text that `figures` and its neighbours made.
+        caption: What they show, and n.
+        reading: How to read them, in a line.
+        arms: Arms that the key names.
+        is_filtered: Whether a reader may pick out rows by typing.
+        is_flowing: Whether drawings of unequal height follow each other down two columns; else they stand in rows.
+    """
 
     drawings: Sequence[str]
     caption: str
+    reading: str
     arms: Sequence[str] = ()
+    is_filtered: bool = False
+    is_flowing: bool = False
     kind: str = "figures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """Pictures as points, one drawing for each arm.
+
+    Attributes:
+        drawings: Arm and SVG text, coloured by the first factor.
+        classes: The classes of the first factor that have a colour of their own, most frequent first.
+        factor: The first factor.
+        data: What the page's script needs to show another factor, and the label of a point.
+    """
+
+    drawings: Sequence[tuple[str, str]]
+    classes: Sequence[str]
+    factor: str
+    data: Mapping[str, Any]
+    caption: str
+    reading: str
+    kind: str = "scatter"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +145,7 @@ class Gallery:
     kind: str = "gallery"
 
 
-Part = Table | Prose | Points | Figures | Gallery
+Part = Table | Prose | Heading | Points | Figures | Scatter | Gallery
 
 
 @dataclasses.dataclass(frozen=True)

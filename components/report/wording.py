@@ -38,6 +38,27 @@ def span(low: float, high: float) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
+def between(low: float, high: float) -> str:
+    """Returns an interval of shares, in per cent, as it stands in a table."""
+    return f"{percent(low)}{EN_DASH}{percent(high)}" if low >= 0 else span(low, high)
+
+
+def range_of(numbers: Sequence[int]) -> str:
+    """Returns whole numbers as one, or as from the least to the largest."""
+    low, high = (min(numbers), max(numbers)) if numbers else (0, 0)
+    return count(low) if low == high else f"{count(low)} to {count(high)}"
+
+
+def capital(text: str) -> str:
+    """Returns the text with its first letter raised."""
+    return text[:1].upper() + text[1:]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Returns the mean of one value or more."""
+    return sum(values) / len(values)
+
+
 def level(confidence: float) -> str:
     """Returns a confidence such as 95 %."""
     return f"{100 * confidence:g}{THIN}%"
@@ -51,11 +72,18 @@ def compact(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
-def duration(seconds: float) -> str:
-    """Returns seconds, minutes or hours, whichever reads best."""
-    if seconds < 120:
-        return f"{number(seconds)} s"
-    return f"{number(seconds / 60)} min" if seconds < 7200 else f"{number(seconds / 3600)} h"
+def in_one_unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[str, list[str]]:
+    """Returns the unit that suits the median of the values, and all of them in it with three significant digits.
+
+    Args:
+        values: What is written; equal units make a column that can be compared by eye.
+        units: Size and name of each unit, the largest first.
+    """
+    middle = abs(sorted(values)[len(values) // 2]) if values else 0.0
+    size, unit = next((of for of in units if middle >= of[0]), units[-1])
+    top = max((abs(value) / size for value in values), default=0.0)
+    digits = 0 if top >= 100 else 1 if top >= 10 else 2
+    return unit, [number(value / size, digits) for value in values]
 
 
 def short_hash(digest: str) -> str:

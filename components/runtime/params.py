@@ -28,7 +28,15 @@ def knob(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def source(*, help: str, kind: str, many: bool = False, parts: Sequence[str] = (), optional: bool = False) -> Any:
+def source(
+    *,
+    help: str,
+    kind: str,
+    many: bool = False,
+    parts: Sequence[str] = (),
+    optional: bool = False,
+    libraries: Sequence[str] = (),
+) -> Any:
     """Returns a field for the address of what another stage wrote.
 
     The address is the folder that holds the manifest, the manifest itself, or a file in which KFP hands on the
@@ -40,8 +48,10 @@ def source(*, help: str, kind: str, many: bool = False, parts: Sequence[str] = (
         many: More than one address is accepted, one per arm.
         parts: More than one address is accepted, one for each of these names.
         optional: It may be empty; KFP takes it as text, because an artefact can't be left out.
+        libraries: Instead of an address, `<library>:<name>` may name something that no stage wrote.
     """
     metadata = {"help": help, "kind": kind, "many": many or bool(parts), "parts": tuple(parts), "source": True}
+    metadata["libraries"] = tuple(libraries)
     if optional:
         return dataclasses.field(default="", metadata=metadata | {"optional": True})
     return dataclasses.field(metadata=metadata)
@@ -76,8 +86,15 @@ class StageParams:
         """Returns the fields that are addresses of other stages' folders, by name."""
         return {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("source")}
 
+    def named(self, name: str) -> str:
+        """Returns the source field `name` where it names something of a library; else nothing."""
+        library = getattr(self, name).partition(":")[0]
+        return getattr(self, name) if library in self.sources()[name].metadata["libraries"] else ""
+
     def addresses(self, name: str) -> list[str]:
-        """Returns the addresses in the source field `name`; none when it is absent."""
+        """Returns the addresses in the source field `name`; none when it is absent or names what no stage wrote."""
+        if self.named(name):
+            return []
         return [address.strip() for address in getattr(self, name).split(",") if address.strip()]
 
     def knobs(self) -> dict[str, Any]:
@@ -171,7 +188,7 @@ def _type_name(field: dataclasses.Field) -> str:
 def _range(field: dataclasses.Field) -> str:
     low, high = field.metadata.get("low"), field.metadata.get("high")
     if field.metadata.get("choices"):
-        return f" ({' or '.join(f'`{c}`' for c in field.metadata['choices'])})"
+        return f" ({' or '.join(f'`{c}`' if c else 'empty' for c in field.metadata['choices'])})"
     if low is not None and high is not None:
         return f" ({low:g} to {high:g})"
     if low is not None:

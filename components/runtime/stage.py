@@ -63,6 +63,7 @@ class Stage:
         self.inputs: dict[str, Manifest] = {}
         self.input_lists: dict[str, list[Manifest]] = {}
         self._folders: dict[str, list[Folder]] = {}
+        self._named = {name: values.named(name) for name in values.sources() if values.named(name)}
         for name, field in values.sources().items():
             self._folders[name] = [_pointed_to(address) for address in values.addresses(name)]
             manifests = [_input(name, folder) for folder in self._folders[name]]
@@ -81,8 +82,9 @@ class Stage:
         return self._folders[name]
 
     def input_digests(self) -> dict[str, str]:
-        """Returns the digest of what each source field points to."""
-        return {name: ",".join(m.digest for m in found) for name, found in self.input_lists.items() if found}
+        """Returns the digest of what each source field points to, or the name that it gives of something else."""
+        digests = {name: ",".join(m.digest for m in found) for name, found in self.input_lists.items() if found}
+        return digests | self._named
 
     def log(self, event: str, **facts: Any) -> None:
         """Says that something happened."""

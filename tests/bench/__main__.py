@@ -14,6 +14,8 @@ from tests.bench.measure import NotEqual, Skipped, print_row
 SUBJECTS = (
     "tar",
     "knn",
+    "probe_sweep",
+    "pair_mining",
     "idle_stage",
     "decode",
     "sharding",

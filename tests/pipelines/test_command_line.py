@@ -60,11 +60,15 @@ def test_everything_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[
         (["--num-seeds", "0"], "--num-seeds=0 is not among 1 to 100: 3 or more give intervals over seeds."),
         (["--num-seeds", "many"], "--num-seeds=many is not a whole number."),
         (["--first-replicate", "-1"], "--first-replicate=-1 is below 0: it is added to the seed."),
+        (["--labelled", "cars"], "--labelled cars has no address: write --labelled cars=s3://bucket/folder."),
+        (["--labelled", "carrs=/x"], "--labelled carrs is unknown: did you mean --labelled cars?"),
+        (
+            ["--labelled", "cars=/x", "--labelled", "imagenetv2=/y"],
+            "--labelled imagenetv2 has no pictures to train a probe on: give --labelled imagenet too.",
+        ),
     ],
 )
-def test_an_impossible_number_of_seeds_is_refused(
-    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_impossible_design_is_refused(argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "compile", *argv) == [sentence]
 
 

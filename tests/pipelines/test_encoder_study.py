@@ -75,12 +75,40 @@ def test_each_seed_trains_every_arm_again_and_the_report_reads_them_all(tmp_path
     design = Design(arms=ARMS, num_seeds=2, first_replicate=3)
     write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, {})
     found = by_display_name(spec_of(("smoke", tmp_path / "study.yaml")))
-    assert design.names == ["clip_3", "dino_3", "clip_4", "dino_4"] and found.keys() == set(design.tasks)
+    names = [encoder.name for encoder in design.encoders]
+    assert names == ["clip_3", "dino_3", "clip_4", "dino_4"] and found.keys() == set(design.tasks)
     third, fourth = (found[f"pretrain/clip_{n}"]["inputs"]["parameters"] for n in (3, 4))
     assert {name for name in third if third[name] != fourth[name]} == {"replicate", "out_uri"}
     for stage, field in (("report", "evaluations"), ("report", "benchmarks"), ("analyze_embeddings", "features")):
         read = found[stage]["inputs"]["artifacts"]
-        assert {name for name in read if name.startswith(field)} == {f"{field}_{name}" for name in design.names}
+        assert {name for name in read if name.startswith(field)} == {f"{field}_{name}" for name in names}
+
+
+def test_published_sets_are_probed_and_the_first_is_analysed(tmp_path: Path) -> None:
+    recipe = PRESETS["smoke"]
+    sets = (("imagenet", "s3://b/imagenet"), ("imagenetv2", "s3://b/v2"), ("cars", "s3://b/cars"))
+    design = Design(arms=ARMS, labelled=sets)
+    write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, {})
+    found = by_display_name(spec_of(("smoke", tmp_path / "study.yaml")))
+    assert found.keys() == set(design.tasks) and not list(design.problems())
+    built = {name: found[f"build_shards/{name}"]["inputs"]["parameters"] for name in ("probe", "cars", "pretrain")}
+    chosen = {
+        name: inputs["labelled_set"]["runtimeValue"]["constant"] for name, inputs in built.items() if name != "pretrain"
+    }
+    assert chosen == {"probe": "imagenet", "cars": "cars"}
+    assert "labelled_set" not in built["pretrain"] and built["pretrain"]["source_uri"] != built["cars"]["source_uri"]
+    tested = found["evaluate/clip_imagenetv2"]
+    assert tested["inputs"]["parameters"]["train_features"]["runtimeValue"]["constant"].endswith(
+        "extract_features/clip"
+    )
+    assert "train_features" not in found["evaluate/clip_cars"]["inputs"]["parameters"]
+    assert len(tested["dependentTasks"]) == 2
+    read = found["report"]["inputs"]["artifacts"]
+    assert {f"evaluations_{arm}{of}" for arm in ARMS for of in ("", "_cars", "_imagenetv2")} <= read.keys()
+    assert {n for n in found["analyze_embeddings"]["inputs"]["artifacts"] if n != "shards"} == {
+        "features_clip",
+        "features_dino",
+    }
 
 
 def test_the_image_of_a_dependency_set_is_a_setting(package: tuple[str, Path]) -> None:

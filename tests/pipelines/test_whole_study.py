@@ -17,7 +17,7 @@ import pytest
 from pipelines.scores import scores_table
 from tests.s3 import s3_server, use_s3
 
-SCORE = {"accuracy": 0.5, "low": 0.4, "high": 0.61}
+SCORE = {"mean": 0.5, "low": 0.4, "high": 0.61}
 
 
 pytestmark = pytest.mark.timeout(1800)
@@ -61,7 +61,7 @@ def test_the_results_hold_every_score_and_the_proof_of_parity(unbroken: Path) ->
         assert {"object", "word", "colour", "style"} <= arm["probe"].keys()
         assert arm["vmc"].keys() == {"general", "reasoning", "ocr", "doc & chart"}
         for score in [*arm["probe"].values(), *arm["vmc"].values()]:
-            assert {"accuracy", "low", "high", "n"} <= score.keys()
+            assert {"mean", "low", "high", "n", "chance", "per_run"} <= score.keys()
     for name in ("trunk_init", "manifest", "sample_order", "schedule"):
         assert found["parity"][name]["clip"] == found["parity"][name]["dino"] != ""
     assert found["parity"]["differs"]
@@ -127,10 +127,10 @@ def test_a_study_in_s3_has_the_same_results(unbroken: Path, tmp_path: Path, monk
 def test_scores_of_all_arms_stand_side_by_side_with_their_intervals() -> None:
     arms = {
         "clip": {"probe": {"object": SCORE}, "vmc": {"ocr": SCORE}},
-        "dino": {"probe": {"object": SCORE | {"accuracy": None}}, "vmc": {}},
+        "dino": {"probe": {"object": SCORE | {"mean": None}}, "vmc": {}},
     }
-    lines = scores_table({"confidence": 0.95, "arms": arms}).splitlines()
-    assert lines[0] == "accuracy in %, 95 % intervals"
+    lines = scores_table({"confidence": 0.95, "replicates": [0, 1, 2], "arms": arms}).splitlines()
+    assert lines[0] == "accuracy in %, mean of 3 runs, 95 % intervals"
     assert [line.split() for line in lines[1:]] == [
         ["linear", "probe", "clip", "dino"],
         ["object", "50.0", "(40.0", "to", "61.0)", "-"],

@@ -61,16 +61,21 @@ def read_samples(folder: VerifyingFolder, manifest: ShardsManifest) -> Iterator[
     ids = itertools.count()
     for shard in manifest.summary["shards"]:
         for key, members in read_one_shard(folder, manifest, shard["name"]):
-            facts = json.loads(members["json"])
-            yield Sample(
-                id=next(ids),
-                key=key,
-                image=decode(picture_of(members)),
-                caption=members["txt"].decode(),
-                labels=facts.get("labels", {}),
-                split=facts.get("split", "train"),
-                conversations=facts.get("conversations", []),
-            )
+            yield sample_of(next(ids), key, members)
+
+
+def sample_of(number: int, key: str, members: dict[str, bytes]) -> Sample:
+    """Returns a sample, its picture decoded, from its members in a shard."""
+    facts = json.loads(members["json"])
+    return Sample(
+        id=number,
+        key=key,
+        image=decode(picture_of(members)),
+        caption=members["txt"].decode(),
+        labels=facts.get("labels", {}),
+        split=facts.get("split", "train"),
+        conversations=facts.get("conversations", []),
+    )
 
 
 def read_one_shard(

@@ -5,11 +5,11 @@ on the same items (Statistics in Medicine 17:2635, 1998, method 10); McNemar's e
 All are closed forms, so the same answers give the same intervals on every machine.
 """
 
-import dataclasses
 import math
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import bdtr
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -43,39 +43,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_first: Items that only the first has right.
         only_second: Items that only the second has right.
     """
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
-@dataclasses.dataclass(frozen=True)
-class PairedDifference:
-    """Accuracy of the first minus accuracy of the second, over the same items.
-
-    Attributes:
-        difference: In [-1, 1].
-        low: Lower end of its interval.
-        high: Upper end of its interval.
-        n: Number of items.
-        p: McNemar's exact two-sided p-value.
-    """
-
-    difference: float
-    low: float
-    high: float
-    n: int
-    p: float
-
-    @property
-    def sign(self) -> int:
-        """Returns 1 or -1 where the interval excludes 0, else 0."""
-        return (self.low > 0) - (self.high < 0)
-
-
-def paired_difference(
-    is_right_first_N: np.ndarray, is_right_second_N: np.ndarray, confidence: float
-) -> PairedDifference:
-    """Returns the difference of two accuracies over the same items, with Newcombe's interval and McNemar's p.
+def newcombe(is_right_first_N: np.ndarray, is_right_second_N: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Returns Newcombe's interval of the difference of two accuracies over the same items, within [-1, 1].
 
     Args:
         is_right_first_N: Which items the first has right.
@@ -97,18 +69,10 @@ def paired_difference(
     low_first, high_first = wilson(both + only_first, n, confidence)
     low_second, high_second = wilson(both + only_second, n, confidence)
     phi = _correlation(both, only_first, only_second, neither)
-    down, up = (
-        (share_first - low_first, high_second - share_second),
-        (high_first - share_first, share_second - low_second),
-    )
+    down = _add_in_square(share_first - low_first, high_second - share_second, phi)
+    up = _add_in_square(high_first - share_first, share_second - low_second, phi)
     difference = (only_first - only_second) / n
-    return PairedDifference(
-        difference=difference,
-        low=max(-1.0, difference - _add_in_square(*down, phi)),
-        high=min(1.0, difference + _add_in_square(*up, phi)),
-        n=n,
-        p=mcnemar(only_first, only_second),
-    )
+    return max(-1.0, difference - down), min(1.0, difference + up)
 
 
 def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:

@@ -1,57 +1,89 @@
 """How alike two encoders see the same pictures, and how many directions each of them uses.
 
-Linear CKA (Kornblith et al., arXiv 1905.00414, equation 5 in its feature form), mutual k-nearest neighbours (Huh et
-al., arXiv 2405.07987, section 2), representational similarity analysis (Kriegeskorte et al. 2008: the rank
-correlation of two similarity matrices) and effective rank (Roy and Vetterli 2007). All of them are above zero for
-unrelated encoders, hence the calibration by permutations (arXiv 2602.14486).
+Each measure is an inner product of two matrices over pairs of pictures, one per encoder, that are scaled so that an
+encoder has 1 with itself. So the mean over several encoders is the inner product of mean matrices, and what unrelated
+encoders reach is the same with the pictures of one side shuffled (calibration by permutations, arXiv 2602.14486):
+
+- linear CKA: centred Gram matrices (Kornblith et al., arXiv 1905.00414);
+- debiased CKA: U-centred Gram matrices, 0 on average for unrelated encoders at any number of pictures (Szekely and
+  Rizzo 2014; Murphy et al., arXiv 2405.01012);
+- RSA: Spearman's correlation of cosines over distinct pairs, so ranks (Kriegeskorte et al. 2008);
+- mutual k-NN: who is among whose k nearest (Huh et al., arXiv 2405.07987).
+
+Effective rank is Roy and Vetterli's (2007).
 """
 
-# N pictures, D and E features of the two encoders, K neighbours, P distinct pairs of pictures
+# N pictures, D features, K neighbours
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import rankdata
 
+from components.core.evaluation.pair_tiles import unit_rows
 
-def cosine_similarities(features_ND: np.ndarray) -> np.ndarray:
+CHUNK = 8192
+TIE = 1e-6  # shuffles are added up in float32
+
+
+def cosine_similarities(rows_ND: np.ndarray) -> np.ndarray:
     """Returns the [N, N] cosines between rows, float32; rows are not centred and must not be zero."""
-    unit_ND = features_ND / np.linalg.norm(features_ND, axis=1, keepdims=True)
-    return np.clip(unit_ND @ unit_ND.T, -1.0, 1.0).astype(np.float32)
+    unit_ND = unit_rows(rows_ND)
+    return np.clip(unit_ND @ unit_ND.T, -1.0, 1.0)
 
 
-def linear_cka(first_ND: np.ndarray, second_NE: np.ndarray) -> float:
-    """Returns linear centred kernel alignment, in [0, 1]; rotations and one common scale of either don't change it."""
-    first_ND, second_NE = _centred(first_ND), _centred(second_NE)
-    shared = np.linalg.norm(second_NE.T @ first_ND) ** 2
-    own = np.linalg.norm(first_ND.T @ first_ND) * np.linalg.norm(second_NE.T @ second_NE)
-    return float(shared / own) if own > 0 else 0.0
+def cka_matrix(rows_ND: np.ndarray) -> np.ndarray:
+    """Returns the [N, N] matrix whose inner product with another encoder's is linear CKA."""
+    centred_ND = _centred(rows_ND)
+    return _unit_matrix(centred_ND @ centred_ND.T)
 
 
-def nearest(similarities_NN: np.ndarray, k: int) -> np.ndarray:
-    """Returns the [N, K] indices of each row's `k` most similar others, in no particular order."""
-    others_NN = similarities_NN.copy()
+def debiased_cka_matrix(rows_ND: np.ndarray) -> np.ndarray:
+    """Returns the [N, N] matrix whose inner product with another encoder's is debiased linear CKA; N is at least 4."""
+    centred_ND = _centred(rows_ND)
+    gram_NN = centred_ND @ centred_ND.T
+    n = len(gram_NN)
+    np.fill_diagonal(gram_NN, 0.0)
+    means_N = gram_NN.sum(axis=0) / (n - 2)
+    gram_NN += means_N.sum() / (n - 1) - means_N[:, None] - means_N[None, :]
+    np.fill_diagonal(gram_NN, 0.0)
+    return _unit_matrix(gram_NN)
+
+
+def rank_matrix(similarities_NN: np.ndarray) -> np.ndarray:
+    """Returns the symmetric [N, N] matrix whose inner product with another one is Spearman's correlation.
+
+    It holds the ranks of the distinct pairs, centred, and 0 on the diagonal.
+    """
+    n = len(similarities_NN)
+    upper = np.triu_indices(n, 1)
+    ranks_P = rankdata(similarities_NN[upper])
+    matrix_NN = np.zeros((n, n))
+    matrix_NN[upper] = ranks_P - ranks_P.mean()
+    return _unit_matrix(matrix_NN + matrix_NN.T)
+
+
+def neighbour_matrix(similarities_NN: np.ndarray, k: int) -> np.ndarray:
+    """Returns the [N, N] matrix whose inner product with another one is the share of `k` neighbours in common."""
+    others_NN = similarities_NN.astype(np.float64)
     np.fill_diagonal(others_NN, -np.inf)
-    return np.argpartition(-others_NN, k - 1, axis=1)[:, :k]
+    nearest_NK = np.argpartition(-others_NN, k - 1, axis=1)[:, :k]
+    matrix_NN = np.zeros(others_NN.shape)
+    np.put_along_axis(matrix_NN, nearest_NK, 1.0, axis=1)
+    return _unit_matrix(matrix_NN)
 
 
-def mutual_knn(neighbours_first_NK: np.ndarray, neighbours_second_NK: np.ndarray) -> float:
-    """Returns the mean share of a picture's K neighbours that both encoders agree on, in [0, 1]."""
-    is_shared_NKK = neighbours_first_NK[:, :, None] == neighbours_second_NK[:, None, :]
-    return float(is_shared_NKK.sum() / neighbours_first_NK.size)
-
-
-def rsa(similarities_first_NN: np.ndarray, similarities_second_NN: np.ndarray) -> float:
-    """Returns Spearman's correlation of two similarity matrices over their distinct pairs, in [-1, 1]."""
-    upper = np.triu_indices(len(similarities_first_NN), 1)
-    return _correlation(rankdata(similarities_first_NN[upper]), rankdata(similarities_second_NN[upper]))
-
-
-def effective_rank(features_ND: np.ndarray) -> float:
+def effective_rank(rows_ND: np.ndarray) -> float:
     """Returns exp of the entropy of the centred features' singular values: 1 for a line, D for a sphere."""
-    values = np.linalg.svd(_centred(features_ND), compute_uv=False)
-    shares = values[values > 0] / values.sum() if values.sum() > 0 else np.ones(1)
+    mean_D = rows_ND.mean(axis=0, dtype=np.float64)
+    triangle_DD = np.zeros((0, rows_ND.shape[1]))  # has the singular values of all rows so far
+    for start in range(0, len(rows_ND), CHUNK):
+        chunk_ND = rows_ND[start : start + CHUNK] - mean_D
+        triangle_DD = np.asarray(np.linalg.qr(np.vstack([triangle_DD, chunk_ND]), mode="r"))
+    values_D = np.linalg.svd(triangle_DD, compute_uv=False)
+    shares = values_D[values_D > 0] / values_D.sum() if values_D.sum() > 0 else np.ones(1)
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
@@ -72,92 +104,51 @@ class Calibrated:
     p: float
 
 
-def calibrate(statistic: Callable[[np.ndarray], float], n: int, num_permutations: int, seed: int) -> Calibrated:
-    """Returns `statistic` of the identity beside its values under shuffles of the second encoder's pictures.
+def between(first: Sequence[np.ndarray], second: Sequence[np.ndarray], num_permutations: int, seed: int) -> Calibrated:
+    """Returns the mean similarity over all pairs of an encoder of one arm and an encoder of another.
 
     Args:
-        statistic: The similarity when the second encoder's row i is its row `order_N[i]`.
-        n: Number of pictures.
+        first: A matrix [N, N] of each encoder of one arm.
+        second: The same of another arm.
         num_permutations: Shuffles, at least 1.
         seed: Seed of the shuffles.
     """
+    products = [(np.mean(first, axis=0), np.mean(second, axis=0))]
+    return _calibrated(products, 1.0, num_permutations, seed)
+
+
+def within(matrices: Sequence[np.ndarray], num_permutations: int, seed: int) -> Calibrated:
+    """Returns the mean similarity over all pairs of encoders of one arm, as `between`; at least two encoders."""
+    earlier = list(itertools.accumulate(matrices))
+    num_pairs = len(matrices) * (len(matrices) - 1) / 2
+    return _calibrated(list(zip(earlier, matrices[1:], strict=False)), 1 / num_pairs, num_permutations, seed)
+
+
+def _calibrated(
+    products: Sequence[tuple[np.ndarray, np.ndarray]], scale: float, num_permutations: int, seed: int
+) -> Calibrated:
+    """Returns `scale` times the sum of the inner products, calibrated."""
+    n = len(products[0][0])
+    value = scale * sum(float(np.vdot(first_NN, second_NN)) for first_NN, second_NN in products)
+    pairs = [[matrix_NN.ravel().astype(np.float32) for matrix_NN in product] for product in products]
     generator = np.random.default_rng(seed)
-    value = statistic(np.arange(n))
-    shuffled = np.array([statistic(generator.permutation(n)) for _ in range(num_permutations)])
-    p = (1 + int((shuffled >= value).sum())) / (1 + num_permutations)
+    moved = np.empty(n * n, np.float32)
+    shuffled = np.zeros(num_permutations)
+    for index in range(num_permutations):
+        order_N = generator.permutation(n)
+        places = (order_N[:, None] * n + order_N[None, :]).ravel()
+        for first, second in pairs:
+            shuffled[index] += scale * float(first @ np.take(second, places, out=moved, mode="clip"))
+    p = (1 + int((shuffled >= value - TIE).sum())) / (1 + num_permutations)
     return Calibrated(value, float(shuffled.mean()), float(shuffled.max()), p)
 
 
-def calibrated_cka(first_ND: np.ndarray, second_NE: np.ndarray, num_permutations: int, seed: int) -> Calibrated:
-    """Returns `linear_cka`, calibrated."""
-    return calibrate(lambda order_N: linear_cka(first_ND, second_NE[order_N]), len(first_ND), num_permutations, seed)
+def _centred(rows_ND: np.ndarray) -> np.ndarray:
+    rows_ND = rows_ND.astype(np.float64)
+    return rows_ND - rows_ND.mean(axis=0)
 
 
-def calibrated_knn(
-    similarities_first_NN: np.ndarray, similarities_second_NN: np.ndarray, k: int, num_permutations: int, seed: int
-) -> Calibrated:
-    """Returns `mutual_knn` of two similarity matrices, calibrated; its chance is k / (N - 1)."""
-    first_NK, second_NK = nearest(similarities_first_NN, k), nearest(similarities_second_NN, k)
-
-    def statistic(order_N: np.ndarray) -> float:
-        place_N = np.argsort(order_N)  # where a picture of the second encoder went
-        return mutual_knn(first_NK, place_N[second_NK[order_N]])
-
-    return calibrate(statistic, len(first_NK), num_permutations, seed)
-
-
-def calibrated_rsa(
-    similarities_first_NN: np.ndarray, similarities_second_NN: np.ndarray, num_permutations: int, seed: int
-) -> Calibrated:
-    """Returns `rsa`, calibrated; the ranks are computed once for all shuffles."""
-    n = len(similarities_first_NN)
-    upper = np.triu_indices(n, 1)
-    first_P = rankdata(similarities_first_NN[upper])
-    second_NN = np.zeros((n, n))
-    second_NN[upper] = rankdata(similarities_second_NN[upper])
-    second_NN += second_NN.T
-    return calibrate(
-        lambda order_N: _correlation(first_P, second_NN[order_N][:, order_N][upper]), n, num_permutations, seed
-    )
-
-
-def class_similarity(similarities_NN: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Returns how much more alike two pictures of one class are than two of different classes.
-
-    Pictures with a negative label are left out.
-
-    Returns:
-        `intra` and `inter`, the mean similarities; `ratio`, intra / inter (0 where inter is 0); `separation`, their
-        difference in standard deviations of all similarities. Empty where only one class has pairs, or none.
-    """
-    known_N = labels_N >= 0
-    similarities_NN, labels_N = similarities_NN[np.ix_(known_N, known_N)].astype(np.float64), labels_N[known_N]
-    counts_C = np.bincount(labels_N)
-    num_intra = float((counts_C * (counts_C - 1)).sum())  # ordered pairs, as both sums below
-    num_all = float(len(labels_N) * (len(labels_N) - 1))
-    if num_intra == 0 or num_intra == num_all:
-        return {}
-    is_class_NC = np.eye(len(counts_C))[labels_N]
-    own, own_square = np.trace(similarities_NN), (np.diagonal(similarities_NN) ** 2).sum()
-    total = similarities_NN.sum() - own
-    within = np.einsum("nc,nc->", is_class_NC, similarities_NN @ is_class_NC) - own
-    intra, inter = float(within / num_intra), float((total - within) / (num_all - num_intra))
-    variance = ((similarities_NN**2).sum() - own_square) / num_all - (total / num_all) ** 2
-    spread = float(np.sqrt(max(variance, 0.0)))
-    return {
-        "intra": intra,
-        "inter": inter,
-        "ratio": intra / inter if inter != 0 else 0.0,
-        "separation": (intra - inter) / spread if spread > 0 else 0.0,
-    }
-
-
-def _centred(features_ND: np.ndarray) -> np.ndarray:
-    features_ND = features_ND.astype(np.float64)
-    return features_ND - features_ND.mean(axis=0)
-
-
-def _correlation(first_P: np.ndarray, second_P: np.ndarray) -> float:
-    first_P, second_P = first_P - first_P.mean(), second_P - second_P.mean()
-    scale = np.linalg.norm(first_P) * np.linalg.norm(second_P)
-    return float(first_P @ second_P / scale) if scale > 0 else 0.0
+def _unit_matrix(matrix_NN: np.ndarray) -> np.ndarray:
+    """Returns a matrix of norm 1; zeros stay zeros."""
+    norm = np.linalg.norm(matrix_NN)
+    return matrix_NN / norm if norm > 0 else matrix_NN
