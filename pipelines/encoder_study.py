@@ -62,7 +62,6 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
             gpu_hour_price: Price of one GPU-hour for the report's cost table; 0 leaves it out.
             compare_uri: Folder of another study's report to lay beside this one; empty: none.
         """
-
         steps = Steps(out_uri, knobs, hardware, images)
 
         def build(name: str, num_samples: Any, **of_set: Any) -> Any:
