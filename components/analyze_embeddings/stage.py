@@ -119,6 +119,7 @@ def _numbers(params: Params, stage: Stage, encoders: Encoders, subset: Encoders,
         "references": [{"name": name, "about": about} for name, about in compared.about.items()],
         "left_out": [{"name": name, "why": why} for name, why in compared.left_out.items()],
         "num_pictures": len(subset.ids_N),
+        "confidence": statistics.CONFIDENCE,
         "arms": statistics.describe_rsa(subset, compared.similarities, params.seed),
     }
     _go_on(stage)

@@ -19,6 +19,7 @@ from components.core.evaluation.rsa import References
 NEIGHBOURS = 10  # k of the mutual k-NN, as in Huh et al.
 NUM_PERMUTATIONS = 100
 NUM_RESAMPLES = 200
+CONFIDENCE = 0.95  # of the intervals of RSA
 MAX_QUERIES = 1000
 DIGITS = 6
 AUTHORS = "the authors' code, their pairs"  # STUDY.md 3
@@ -57,13 +58,16 @@ def describe_direction(
 def describe_factors(encoders: Encoders, seed: int) -> dict[str, dict[str, Any]]:
     """Returns, per factor and arm, how alike pictures of one class are, and how well they find each other.
 
-    Numbers are means over the arm's replicates.
+    Numbers are means over the arm's replicates. A factor without two classes, or without two pictures of one class, is
+    left out.
     """
-    found: dict[str, dict[str, Any]] = {factor: {} for factor in encoders.labels}
+    found: dict[str, dict[str, Any]] = {}
     for arm in encoders.arms:
         of_encoders = [_factors(rows_ND, encoders.labels, seed) for rows_ND in encoders.of_arm(arm)]
         for factor, values in of_encoders[0].items():
-            found[factor][arm] = rounded({n: float(np.mean([of[factor][n] for of in of_encoders])) for n in values})
+            found.setdefault(factor, {})[arm] = rounded(
+                {n: float(np.mean([of[factor][n] for of in of_encoders])) for n in values}
+            )
     return found
 
 
@@ -72,10 +76,9 @@ def _factors(rows_ND: np.ndarray, labels: Mapping[str, np.ndarray], seed: int) -
     retrieved = retrieve(rows_ND, labels, MAX_QUERIES, seed)
     found: dict[str, dict[str, float]] = {}
     for factor, labels_N in labels.items():
-        found[factor] = class_similarity(rows_ND, labels_N, spread)
-        if factor in retrieved:
-            of = retrieved[factor]
-            found[factor] |= {
+        of, similar = retrieved.get(factor), class_similarity(rows_ND, labels_N, spread)
+        if of and similar:
+            found[factor] = similar | {
                 "retrieval_at_1": of.at_1,
                 "mean_average_precision": of.mean_average_precision,
                 "chance_at_1": of.chance_at_1,
@@ -137,7 +140,7 @@ def describe_rsa(encoders: Encoders, references: Mapping[str, np.ndarray], seed:
     """
     if not references:
         return {arm: {} for arm in encoders.arms}
-    compared = References(references, NUM_RESAMPLES, seed)
+    compared = References(references, NUM_RESAMPLES, seed, CONFIDENCE)
     found = {}
     for arm in encoders.arms:
         cosines = [similarity.cosine_similarities(rows_ND) for rows_ND in encoders.of_arm(arm)]

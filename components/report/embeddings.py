@@ -5,10 +5,10 @@ from typing import Any
 
 from components.report.content import Cell, Column, Figures, Heading, Part, Prose, Section, Table
 from components.report.figures import Mark, Row, Scale, dot_plot
-from components.report.pictures import galleries
+from components.report.pictures import pairs_parts
 from components.report.projection import projection
 from components.report.study import Study
-from components.report.wording import arm_name, between, capital, count, joined, level, mean, number, percent
+from components.report.wording import arm_name, capital, count, joined, level, mean, number, percent
 
 NONE = Cell("\u2013", tone="empty")
 BY_FACTOR = {  # key of analysis.json: heading, axis, per cent or plain
@@ -22,88 +22,20 @@ MEASURES = {
     "rsa": "rank correlation (RSA)",
     "mutual_knn": "mutual {}-NN",
 }
+DRAWN = ("cka", "rsa", "mutual_knn")
 CHANCES = {"retrieval_at_1": "chance_at_1", "mean_average_precision": "chance_average_precision"}
 
 
 def embeddings_section(study: Study) -> Section:
     """Returns the section; where analyze_embeddings left a part out, it says so and shows the others."""
     found = study.analysis
-    parts: list[Part] = [*_pairs(study), *_factors(study), *_rsa(study), *_agreement(study), *_map(study)]
+    parts: list[Part] = [*pairs_parts(study), *_factors(study), *_rsa(study), *_agreement(study), *_map(study)]
     if not parts:
         parts.append(Prose("This study has no analysis of its embeddings."))
     elif found.get("num_duplicates") or found.get("num_unusable"):
         left_out = f"{count(found['num_duplicates'])} repeated and {count(found['num_unusable'])} unusable"
         parts.append(Prose(f"Left out of all of this: {left_out} pictures.", "note"))
     return Section("embeddings", "Alike to one, not to the other", parts)
-
-
-def _pairs(study: Study) -> list[Part]:
-    facts = study.analysis
-    directions = [d for d in facts.get("directions", []) if study.first.name in (d["alike"], d["unlike"])]
-    if not directions:
-        return []
-    threshold = facts.get("thresholds", {})
-    sampled = "" if threshold.get("is_exact", True) else f" of {count(threshold['num_pairs'])} sampled pairs"
-    fixed = [
-        f"{arm_name(d['alike'])} above {of['above']} and {arm_name(d['unlike'])} below {of['below']}: "
-        f"{count(of['num_pairs'])}"
-        for d in directions
-        for of in d.get("fixed", [])
-    ]
-    prose = (
-        f"Searched among {count(facts['num_pictures'])} different test pictures. A pair is alike above the "
-        f"{facts['quantile']:g} quantile{sampled} of an encoder's own similarities ({facts['similarity']}), and unlike "
-        f"below its {1 - facts['quantile']:.4g} quantile; no picture occurs in two pairs of one direction."
-    )
-    parts: list[Part] = [Prose(prose), *galleries(study, [arm.name for arm in study.arms])]
-    if fixed:
-        parts.append(
-            Prose(f"Pairs within the paper's fixed thresholds, which do not carry over: {'; '.join(fixed)}.", "note")
-        )
-    return [*parts, *_shares(study, directions)]
-
-
-def _shares(study: Study, directions: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """Returns how often the pictures of a pair agree in a factor, beside what any two pictures do."""
-    numbers = {arm.name: index for index, arm in enumerate(study.arms)}
-    factors = list(dict.fromkeys(f for d in directions for f in d["factors"]))
-    if not factors:
-        return []
-    drawings = []
-    for other in study.others:
-        pair = [d for d in directions if other.name in (d["alike"], d["unlike"])]
-        rows = []
-        for factor in factors:
-            of = [(d, d["factors"][factor]) for d in pair if factor in d["factors"]]
-            marks = [Mark(_direction(d), numbers[d["alike"]], s["share"], s["low"], s["high"], n=s["n"]) for d, s in of]
-            if marks:
-                rows.append(Row(factor, marks, of[0][1]["base_rate"]))
-        heading = f"{arm_name(study.first.name)} and {arm_name(other.name)}"
-        scale = Scale("pairs that share it, %", percent, unit="%")
-        drawings.append(dot_plot(f"Share of mined pairs of {heading} that agree, by factor", heading, rows, scale))
-    columns = [Column("factor", is_number=False), Column("any two pictures")]
-    columns += [Column(_direction(d), "mined pairs") for d in directions]
-    table_rows = []
-    for factor in factors:
-        shares = [d["factors"].get(factor) for d in directions]
-        base = next(s["base_rate"] for s in shares if s)
-        cells = [Cell(factor), Cell(percent(base))]
-        for d, s in zip(directions, shares, strict=True):
-            is_off = s and not s["low"] <= s["base_rate"] <= s["high"]
-            cells.append(
-                Cell(percent(s["share"]), between(s["low"], s["high"]), d["alike"] * bool(is_off)) if s else NONE
-            )
-        table_rows.append(cells)
-    n = joined([f"{count(d['num_pairs'])} pairs {_direction(d)}" for d in directions])
-    caption = f"What the pictures of a mined pair have in common: {n}, of the first replicate."
-    reading = "In the colour of the encoder that finds the pairs alike; the dash is the share among any two pictures."
-    arms = list(dict.fromkeys(d["alike"] for d in directions))
-    table = Table(
-        f"The same in %, with {level(study.confidence)} intervals; in colour where all pairs' share lies outside.",
-        columns,
-        table_rows,
-    )
-    return [Figures(drawings, caption, reading, arms), table]
 
 
 def _factors(study: Study) -> list[Part]:
@@ -128,9 +60,9 @@ def _factors(study: Study) -> list[Part]:
         for cells, of_arm in zip(rows, found.values(), strict=True):
             cells += [Cell(write(of_arm[a.name][key])) if key in of_arm.get(a.name, {}) else NONE for a in study.arms]
     caption = (
-        f"Which factors similarity follows, n = {count(study.analysis['num_pictures'])} pictures. Left: by how many "
+        f"What similarity follows, n = {count(study.analysis['num_pictures'])} pictures. Separation: by how many "
         "standard deviations of all similarities two pictures of one class are more alike than two of different ones. "
-        "Right: how often the most similar picture has the same class; dashes mark chance."
+        "Retrieval: how often the most similar picture has the same class; dashes mark chance."
     )
     arms = [arm.name for arm in study.arms]
     return [
@@ -168,7 +100,7 @@ def _rsa(study: Study) -> list[Part]:
     )
     caption = (
         "What each encoder's similarities go with: the rank correlation with one similarity of the pictures, the "
-        f"others held fixed, with {level(study.confidence)} intervals, "
+        f"others held fixed, with {level(study.confidence)} intervals over the pictures, "
         f"n = {count(facts.get('num_pictures', study.analysis['num_pictures']))} pictures."
     )
     left_out = [f"{of['name'].replace('_', ' ')} ({of['why']})" for of in facts.get("left_out", [])]
@@ -196,12 +128,15 @@ def _agreement(study: Study) -> list[Part]:
         for of in facts:
             value = of[key]
             mark = Mark(_who(of["arms"]), -1, value["value"], value["value"], value["value"])
-            rows.append(Row(_who(of["arms"]), [mark], band=(value["chance"], value["chance_high"])))
+            rows.append(Row(_who(of["arms"]), [mark], band=(min(0.0, value["chance"]), value["chance_high"])))
             numbers = [Cell(number(value[field], 3)) for field in ("value", "chance", "chance_high", "p")]
             cells.append([Cell(_who(of["arms"])), Cell(measure), *numbers])
-        drawings.append(
-            dot_plot(f"Agreement of encoders: {measure}", capital(measure), rows, Scale("", _two_digits, holds=[0.0]))
-        )
+        if key in DRAWN:
+            drawings.append(
+                dot_plot(
+                    f"Agreement of encoders: {measure}", capital(measure), rows, Scale("", _two_digits, holds=[0.0])
+                )
+            )
     plotted = [
         Row(arm_name(arm.name), [_plain(study, index, mean(ranks[arm.name]), ranks[arm.name])])
         for index, arm in enumerate(study.arms)
@@ -218,25 +153,26 @@ def _agreement(study: Study) -> list[Part]:
         Heading("How far the encoders agree"),
         Figures(
             drawings,
-            f"Agreement of whole encoders over n = {count(study.analysis['num_pictures'])} pictures (rank correlation: "
-            f"{count(facts[0]['rsa_pictures'])}), and how many directions each uses (effective rank).",
-            f"The bar near zero is what shuffled pictures give, from its mean to its highest{ceiling}.",
+            f"Agreement of encoders, n = {count(facts[0]['rsa_pictures'])} pictures; how many directions each uses.",
+            f"The grey bar at zero is the most that shuffled pictures give{ceiling}.",
         ),
         Table("Agreement beside what shuffled pictures give.", columns, cells),
     ]
 
 
 def _map(study: Study) -> list[Part]:
-    scatter = projection(study.projection)
+    similar: Mapping[str, Mapping[str, Any]] = study.analysis.get("factors", {})
+
+    def separation(factor: str) -> float:
+        return max((of["separation"] for of in similar.get(factor, {}).values()), default=0.0)
+
+    factors = sorted(study.projection.get("labels", {}), key=separation, reverse=True)
+    scatter = projection(study.projection, factors)
     return [Heading("All pictures at once"), scatter] if scatter else []
 
 
 def _plain(study: Study, index: int, value: float, seeds: Sequence[float] = ()) -> Mark:
     return Mark(arm_name(study.arms[index].name), index, value, value, value, seeds)
-
-
-def _direction(direction: Mapping[str, Any]) -> str:
-    return f"alike to {arm_name(direction['alike'])}, not to {arm_name(direction['unlike'])}"
 
 
 def _who(arms: Sequence[str]) -> str:

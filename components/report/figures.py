@@ -90,7 +90,7 @@ def dot_plot(title: str, heading: str, rows: Sequence[Row], scale: Scale) -> str
         height = LINE_PX * len(row.marks)
         parts = [text(LABEL_PX, y + height / 2 + 4, shortened(row.label, LABEL_LETTERS), "", "end")]
         if row.band:
-            parts.append(band(at(row.band[0]), y - 2, at(row.band[1]) - at(row.band[0]), height + 4, "luck"))
+            parts.append(band(at(row.band[0]), y - 2, max(at(row.band[1]) - at(row.band[0]), 2.0), height + 4, "luck"))
         if row.chance is not None:
             parts.append(path(f"M{at(row.chance):.1f} {y - 3:.1f}v{height + 6:.1f}", "chance"))
         for index, one in enumerate(row.marks):

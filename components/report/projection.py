@@ -13,16 +13,17 @@ HEIGHT = 320
 MARGIN = 8
 
 
-def projection(found: Mapping[str, Any]) -> Scatter | None:
+def projection(found: Mapping[str, Any], factors: Sequence[str]) -> Scatter | None:
     """Returns the projection of every arm; None where there is none, or nothing to colour it by.
 
     Args:
         found: The content of projection.json.
+        factors: Its factors, the first to be shown first.
     """
-    labels: Mapping[str, Sequence[int]] = found.get("labels", {})
-    if not found.get("arms") or not labels:
+    if not found.get("arms") or not factors:
         return None
-    factor = next(iter(labels))
+    labels: Mapping[str, Sequence[int]] = {name: found["labels"][name] for name in factors}
+    factor = factors[0]
     places = {arm: _placed(of["x"], of["y"]) for arm, of in found["arms"].items()}
     shown = {name: most_frequent(values) for name, values in labels.items()}
     drawings = [(arm, _drawing(arm, points, labels[factor], shown[factor])) for arm, points in places.items()]

@@ -26,15 +26,15 @@ def curves_section(study: Study) -> Section:
     if probes:
         drawings = [drawing for name in probes for drawing in _views(study, study.arms, _probe_name(name), name)]
         caption = (
-            "Accuracy while training, on a small labelled set: the same curves by samples seen (left) and by the "
-            f"training FLOP of the encoder (right). {_runs(study)}"
+            "Accuracy while training, on a small labelled set: each curve by samples seen, and "
+            f"again by the training FLOP of the encoder. {_runs(study, 'One training of each arm.')}"
         )
-        reading = "Equal samples are not equal compute: what leads on the left may trail on the right."
+        reading = "Equal samples are not equal compute: what leads by samples may trail by FLOP."
         parts.append(Figures(drawings, caption, reading, [arm.name for arm in study.arms]))
     drawings = [drawing for arm in study.arms for drawing in _views(study, [arm], f"{arm_name(arm.name)} loss", "loss")]
     caption = (
-        "Training loss, by samples seen (left) and by the training FLOP of the encoder (right); all drawings of a side "
-        f"have one horizontal axis. {_runs(study)}"
+        "Training loss by samples seen, and again by the training FLOP of the encoder, on the same horizontal axes for "
+        f"all arms. {_runs(study, 'Thin: as logged; strong: running mean.')}"
     )
     reading = "Losses of different objectives don't share a scale: read the shape, not the height."
     return Section("curves", "How training went", [*parts, Figures(drawings, caption, reading)])
@@ -65,10 +65,12 @@ def cost_section(study: Study, gpu_hour_price: float) -> Section:
         for cells, text, of in zip(rows, texts, spent.values(), strict=True):
             cells.append(Cell(text) if pick(of) else NONE)
     times = (
-        f"sums over the {len(study.replicates)} trainings of an arm" if len(study.replicates) > 1 else "of one training"
+        f"summed over the {len(study.replicates)} trainings of an arm"
+        if len(study.replicates) > 1
+        else "in one training"
     )
     caption = (
-        f"What each arm took: {times}; FLOP per sample and samples/s are of one. Times differ from run to run. "
+        f"What each arm took, {times}; FLOP per sample and samples/s are of one. Times differ from run to run. "
         "build_shards, extract_features and analyze_embeddings are not counted."
     )
     caption += f" A GPU-hour at {gpu_hour_price:g}." if gpu_hour_price else ""
@@ -113,10 +115,10 @@ def _per_sample(run: Run, view: str) -> float:
     return 1.0 if view == VIEWS[0] else run.checkpoint.summary["train_flops_per_sample"]
 
 
-def _runs(study: Study) -> str:
+def _runs(study: Study, one: str) -> str:
     if len(study.replicates) > 1:
         return f"Thin: each of the {len(study.replicates)} seeds; strong: their mean."
-    return "Thin: as logged; strong: running mean."
+    return one
 
 
 def _spent(arm: Arm) -> dict[str, float]:

@@ -138,10 +138,11 @@ def _paper(comparison: Comparison) -> str:
     if expected == 0:
         return "the paper gives no direction for this pair"
     claim = f"the paper's direction ({arm_name(comparison.first if expected > 0 else comparison.other)} ahead)"
+    in_part = " in part" if len(set(signs)) > 1 else ""
     if -expected in signs:
-        return f"this contradicts {claim}" + (" in part" if expected in signs else "")
+        return f"this contradicts {claim}{in_part}"
     if expected in signs:
-        return f"this is {claim}" + (" in part" if 0 in signs else "")
+        return f"this is {claim}{in_part}"
     return f"{claim} is not found"
 
 

@@ -95,6 +95,7 @@ def write_inputs(tmp_path: Path) -> Write:
         made = _write_shards(shards, labels, has_samples)
         if unlabelled:
             labels["word"][:60] = -1
+            labels["object"][:] = 0
         for arm, replicate in encoders:
             generator = np.random.default_rng([*arm.encode(), replicate])
             rows_ND = np.eye(12)[labels[SEES.get(arm, "style")]] + 0.25 * generator.standard_normal((NUM_ROWS, 12))
@@ -224,8 +225,12 @@ def _spread_between(points_N2: np.ndarray, labels_N: np.ndarray) -> float:
 
 def test_what_is_not_labelled_is_left_out_and_said(write_inputs: Write, tmp_path: Path) -> None:
     analysis, _ = _run(write_inputs(unlabelled=True), tmp_path / "out")
-    assert analysis["rsa"]["left_out"] == [{"name": "text", "why": "the pictures' text is not known"}]
-    assert [r["name"] for r in analysis["rsa"]["references"]] == ["colour_histogram", "style", "category"]
+    assert analysis["factors"].keys() == {"word", "colour", "style"}
+    assert [r["name"] for r in analysis["rsa"]["references"]] == ["colour_histogram", "style"]
+    assert analysis["rsa"]["left_out"] == [
+        {"name": "text", "why": "the pictures' text is not known"},
+        {"name": "category", "why": "it is the same for all pairs, or follows from the others"},
+    ]
 
 
 def test_fewer_pictures_are_a_draw_of_them(write_inputs: Write, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ LIMIT_GIB = 2.0
 
 def rows() -> None:
     """Prints both rows, once both searches find the same pairs; all with one thread."""
-    dense = Contender("all pairs in memory, NumPy", f"{__name__}:peer", (NUM_FEW,))
-    compare_pair(f"pair mining, {NUM_FEW:,} pictures", Contender("ours", f"{__name__}:ours", (NUM_FEW,)), dense)
-    measured = cost(Contender("ours", f"{__name__}:at_scale", (NUM_MANY,)))
+    dense = Contender("all pairs in memory, NumPy", f"{__name__}:peer")
+    compare_pair(f"pair mining, {NUM_FEW:,} pictures", Contender("ours", f"{__name__}:ours"), dense)
+    measured = cost(Contender("ours", f"{__name__}:at_scale"))
     peak_gib = measured.found["peak_gib"]
     if peak_gib > LIMIT_GIB:
         raise NotEqual(f"{NUM_MANY:,} pictures took {peak_gib:.2f} GiB, which should be at most {LIMIT_GIB:g}")
@@ -37,21 +37,21 @@ def rows() -> None:
     )
 
 
-def ours(num_pictures: int) -> Callable[[], Any]:
+def ours() -> Callable[[], Any]:
     """Prepares ours: returns a hash of the pairs of both directions."""
-    encoders = _encoders(num_pictures)
+    encoders = _encoders(NUM_FEW)
     return lambda: _hash([mined.pairs_M2 for mined in _mine(encoders).values()])
 
 
-def peer(num_pictures: int) -> Callable[[], Any]:
+def peer() -> Callable[[], Any]:
     """Prepares the search with all pairs in memory: returns the same hash."""
-    encoders = _encoders(num_pictures)
-    return lambda: _hash([_all_in_memory(encoders, *direction) for direction in itertools.permutations(encoders, 2)])
+    encoders = _encoders(NUM_FEW)
+    return lambda: _hash(_all_in_memory(encoders))
 
 
-def at_scale(num_pictures: int) -> Callable[[], Any]:
+def at_scale() -> Callable[[], Any]:
     """Prepares ours: returns how much memory the process had at most."""
-    encoders = _encoders(num_pictures)
+    encoders = _encoders(NUM_MANY)
 
     def work() -> dict[str, float]:
         num_found = [len(mined.pairs_M2) for mined in _mine(encoders).values()]
@@ -76,20 +76,26 @@ def _mine(encoders: Mapping[str, numpy.ndarray]) -> dict[pairs.Direction, pairs.
     return pairs.mine(encoders, scales, NUM_PAIRS)
 
 
-def _all_in_memory(encoders: Mapping[str, numpy.ndarray], alike: str, unlike: str) -> numpy.ndarray:
-    """Returns the greedy choice among all pairs at once."""
-    upper = numpy.triu_indices(len(encoders[alike]), 1)
-    cosines = []
-    for name in (alike, unlike):
-        unit = encoders[name] / numpy.linalg.norm(encoders[name], axis=1, keepdims=True)
-        cosines.append((unit @ unit.T)[upper].astype(float))
-    high, low = numpy.quantile(cosines[0], QUANTILE), numpy.quantile(cosines[1], 1 - QUANTILE)
-    chosen = numpy.flatnonzero((cosines[0] > high) & (cosines[1] < low))
-    gaps = cosines[0][chosen] / cosines[0].std() - cosines[1][chosen] / cosines[1].std()
+def _all_in_memory(encoders: Mapping[str, numpy.ndarray]) -> list[numpy.ndarray]:
+    """Returns the greedy choice of both directions among all pairs at once."""
+    upper = numpy.triu_indices(NUM_FEW, 1)
+    cosines, limits = {}, {}
+    for name, rows in encoders.items():
+        unit = rows / numpy.linalg.norm(rows, axis=1, keepdims=True)
+        cosines[name] = (unit @ unit.T)[upper].astype(float)
+        limits[name] = numpy.quantile(cosines[name], [1 - QUANTILE, QUANTILE])
+    found = []
+    for alike, unlike in itertools.permutations(encoders, 2):
+        chosen = numpy.flatnonzero((cosines[alike] > limits[alike][1]) & (cosines[unlike] < limits[unlike][0]))
+        gaps = cosines[alike][chosen] / cosines[alike].std() - cosines[unlike][chosen] / cosines[unlike].std()
+        found.append(_greedy(numpy.stack(upper, axis=1)[chosen[numpy.argsort(-gaps, kind="stable")]]))
+    return found
+
+
+def _greedy(ranked: numpy.ndarray) -> numpy.ndarray:
     taken: set[int] = set()
     found = []
-    for index in chosen[numpy.argsort(-gaps, kind="stable")]:
-        pair = int(upper[0][index]), int(upper[1][index])
+    for pair in ranked.tolist():
         if taken.isdisjoint(pair) and len(found) < NUM_PAIRS:
             taken.update(pair)
             found.append(pair)

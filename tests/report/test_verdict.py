@@ -69,6 +69,7 @@ def test_no_difference_is_said_to_be_none() -> None:
     [
         (-0.3, -0.1, "This contradicts the paper's direction (CLIP ahead)."),
         (-0.3, 0.1, "This contradicts the paper's direction (CLIP ahead) in part."),
+        (-0.3, 0.0, "This contradicts the paper's direction (CLIP ahead) in part."),
         (0.3, 0.0, "This is the paper's direction (CLIP ahead) in part."),
     ],
 )

@@ -9,6 +9,7 @@ similarities only a tile is ever in memory.
 import math
 from collections.abc import Sequence
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,19 +38,14 @@ def predict(
     if not usable:
         raise ValueError(f"k-NN with k={min(neighbours)} needs as many training pictures; there are {len(train_MD)}.")
     similarity_NK, index_NK = nearest(train_MD, test_ND, usable[-1])
-    return vote(
-        similarity_NK.cpu(),
-        labels_M.cpu()[index_NK.cpu()],
-        neighbours=usable,
-        num_classes=num_classes,
-        temperature=temperature,
-    )
+    labels_NK = labels_M.cpu()[index_NK]
+    return vote(similarity_NK, labels_NK, neighbours=usable, num_classes=num_classes, temperature=temperature)
 
 
 def nearest(
     train_MD: Tensor, test_ND: Tensor, k: int, *, train_chunk: int = TRAIN_CHUNK, test_chunk: int = TEST_CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """Returns the K greatest cosine similarities of each test picture, descending, and whose they are, (N, K) each.
+    """Returns the K greatest cosine similarities of each test picture, descending, and whose they are, (N, K) each, on the CPU.
 
     Args:
         train_MD: Features to search, at least K.
@@ -69,9 +65,11 @@ def nearest(
                 continue
             similarity_NJ = torch.cat([best[number][0], similarity_NK], dim=1)
             index_NJ = torch.cat([best[number][1], index_NK + start], dim=1)
-            top = similarity_NJ.topk(min(k, similarity_NJ.shape[1]), dim=1)
+            top = similarity_NJ.topk(min(k, similarity_NJ.shape[1]), dim=1, sorted=False)
             best[number] = top.values, index_NJ.gather(1, top.indices)
-    return torch.cat([similarity for similarity, _ in best]), torch.cat([index for _, index in best])
+    similarity_NK, index_NK = (torch.cat(parts).cpu() for parts in zip(*best, strict=True))
+    order_NK = torch.from_numpy(numpy.argsort(-similarity_NK.numpy(), axis=1))  # a quarter of the time of torch.sort
+    return similarity_NK.gather(1, order_NK), index_NK.gather(1, order_NK)
 
 
 def vote(
@@ -96,22 +94,21 @@ def vote(
 
 
 def _greatest(values_NM: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Returns what `topk` does, in a fraction of its time where K is far below M.
+    """Returns what `topk` does, in any order, and in a fraction of its time where K is far below M.
 
     Each of the K greatest lies in one of the K groups with the greatest maxima, so only their members are candidates;
-    groups of sqrt(M / K) balance the two searches.
+    groups of sqrt(M / K) balance the two searches. A group has one column out of each of S spans of W columns; the few
+    columns that are left over are candidates too.
     """
     num_columns = values_NM.shape[1]
     size = math.isqrt(num_columns // k)
     if size < 2:
-        top = values_NM.topk(k, dim=1)
+        top = values_NM.topk(k, dim=1, sorted=False)
         return top.values, top.indices
     width = num_columns // size
-    column_SW = torch.arange(size * width, device=values_NM.device).unflatten(0, (size, width))
-    maxima_NW = values_NM[:, : size * width].unflatten(1, (size, width)).amax(dim=1)
-    group_NK = maxima_NW.topk(k, dim=1, sorted=False).indices
-    members_NSK = group_NK[:, None] + column_SW[:, :1]
-    left_over = torch.arange(size * width, num_columns, device=values_NM.device)
-    candidate_NJ = torch.cat([members_NSK.flatten(1), left_over.expand(len(values_NM), -1)], dim=1)
-    top = values_NM.gather(1, candidate_NJ).topk(k, dim=1)
-    return top.values, candidate_NJ.gather(1, top.indices)
+    grouped_NSW = values_NM[:, : size * width].unflatten(1, (size, width))
+    group_NK = grouped_NSW.amax(dim=1).topk(k, dim=1, sorted=False).indices
+    members_NSK = grouped_NSW.gather(2, group_NK[:, None].expand(-1, size, -1))
+    top = torch.cat([members_NSK.flatten(1), values_NM[:, size * width :]], dim=1).topk(k, dim=1, sorted=False)
+    column_NK = group_NK.gather(1, top.indices % k) + top.indices // k * width
+    return top.values, torch.where(top.indices < size * k, column_NK, top.indices + size * (width - k))

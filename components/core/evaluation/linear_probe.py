@@ -1,4 +1,4 @@
-# N pictures, B batch, D features, F features and a constant, C classes, G heads of the grid.
+# N pictures, B batch, D features, F features and a constant, C classes, G heads of the grid, X = G B.
 """Linear probe on frozen features: a grid of heads trained in one pass, the choice made on a validation split.
 
 The recipe is the paper's: standardised features, AdamW, a grid of learning rate and weight decay. Unlike in the public
@@ -69,18 +69,18 @@ def fit(features_ND: Tensor, labels_N: Tensor, split: Split, *, num_classes: int
     mean_D, std_D = standardisation(features_ND[split.kept])
     inputs_NF = _with_constant((features_ND - mean_D) / std_D)
     kept, held_out = inputs_NF[split.kept], inputs_NF[split.held_out]
-    weight_FCG = train(kept, labels_N[split.kept], recipe.grid, num_classes, recipe)
-    accuracy_G = _accuracies(weight_FCG, held_out, labels_N[split.held_out])
+    weight_CGF = train(kept, labels_N[split.kept], recipe.grid, num_classes, recipe)
+    accuracy_G = _accuracies(weight_CGF, held_out, labels_N[split.held_out])
     best = max(range(len(recipe.grid)), key=lambda number: accuracy_G[number])
     mean_D, std_D = standardisation(features_ND)
     inputs_NF = _with_constant((features_ND - mean_D) / std_D)
-    weight_FC = train(inputs_NF, labels_N, recipe.grid[best : best + 1], num_classes, recipe)[..., 0]
-    head = LinearHead(weight_FC[:-1].contiguous(), weight_FC[-1].contiguous(), mean_D, std_D)
+    weight_FC = train(inputs_NF, labels_N, recipe.grid[best : best + 1], num_classes, recipe)[:, 0].T.contiguous()
+    head = LinearHead(weight_FC[:-1], weight_FC[-1], mean_D, std_D)
     return Probe(*recipe.grid[best], accuracy_G[best], head)
 
 
 def train(inputs_NF: Tensor, labels_N: Tensor, grid: Grid, num_classes: int, recipe: Recipe) -> Tensor:
-    """Returns the weights of a head for each setting of the grid, (F, C, G).
+    """Returns the weights of a head for each setting of the grid, (C, G, F).
 
     Args:
         inputs_NF: Standardised features, and a constant 1 whose weight is the bias.
@@ -89,9 +89,9 @@ def train(inputs_NF: Tensor, labels_N: Tensor, grid: Grid, num_classes: int, rec
         num_classes: C.
         recipe: Epochs, batch size and seed.
     """
-    rate_G, decay_G = (inputs_NF.new_tensor(values) for values in zip(*grid, strict=True))
-    weight_FCG = inputs_NF.new_zeros(inputs_NF.shape[1], num_classes, len(grid))
-    mean_FCG, square_FCG, gradient_FCG, update_FCG = (torch.zeros_like(weight_FCG) for _ in range(4))
+    rate_G1, decay_G1 = (inputs_NF.new_tensor(values)[:, None] for values in zip(*grid, strict=True))
+    weight_CGF = inputs_NF.new_zeros(num_classes, len(grid), inputs_NF.shape[1])
+    mean_CGF, square_CGF, gradient_CGF, update_CGF = (torch.zeros_like(weight_CGF) for _ in range(4))
     generator = torch.Generator().manual_seed(recipe.seed)
     num_steps = recipe.epochs * -(-len(inputs_NF) // recipe.batch_size)
     batches = (
@@ -100,35 +100,39 @@ def train(inputs_NF: Tensor, labels_N: Tensor, grid: Grid, num_classes: int, rec
         for index_B in torch.randperm(len(inputs_NF), generator=generator).split(recipe.batch_size)
     )
     for step, index_B in enumerate(batches):
-        _gradient(inputs_NF[index_B], labels_N[index_B], weight_FCG, gradient_FCG)
-        mean_FCG.lerp_(gradient_FCG, 1 - BETA1)
-        square_FCG.mul_(BETA2).addcmul_(gradient_FCG, gradient_FCG, value=1 - BETA2)
-        torch.sqrt(square_FCG, out=update_FCG)
-        update_FCG.div_(math.sqrt(1 - BETA2 ** (step + 1))).add_(EPS)
-        torch.div(mean_FCG, update_FCG, out=update_FCG)
+        _gradient(inputs_NF[index_B], labels_N[index_B], weight_CGF, gradient_CGF)
+        mean_CGF.lerp_(gradient_CGF, 1 - BETA1)
+        square_CGF.mul_(BETA2).addcmul_(gradient_CGF, gradient_CGF, value=1 - BETA2)
+        torch.sqrt(square_CGF, out=update_CGF)
+        update_CGF.div_(math.sqrt(1 - BETA2 ** (step + 1))).add_(EPS)
+        torch.div(mean_CGF, update_CGF, out=update_CGF)
         cosine = (1 + math.cos(math.pi * step / num_steps)) / 2
-        weight_FCG.mul_(1 - cosine * rate_G * decay_G)
-        weight_FCG.addcmul_(update_FCG, rate_G, value=-cosine / (1 - BETA1 ** (step + 1)))
-    return weight_FCG
+        weight_CGF.mul_(1 - cosine * rate_G1 * decay_G1)
+        weight_CGF.addcmul_(update_CGF, rate_G1, value=-cosine / (1 - BETA1 ** (step + 1)))
+    return weight_CGF
 
 
-def _gradient(inputs_BF: Tensor, labels_B: Tensor, weight_FCG: Tensor, out_FCG: Tensor) -> None:
-    """Writes the gradient of each head's mean cross-entropy: inputs' x (softmax - one-hot) / B."""
-    num_pictures, num_classes, num_heads = len(inputs_BF), *weight_FCG.shape[1:]
-    error_BCG = (inputs_BF @ weight_FCG.flatten(1)).unflatten(1, (num_classes, num_heads)).softmax(dim=1)
-    true_class_B = torch.arange(num_pictures, device=labels_B.device) * num_classes + labels_B
-    error_BCG.view(-1, num_heads)[true_class_B] -= 1
-    torch.mm(inputs_BF.T, error_BCG.flatten(1), out=out_FCG.view(len(out_FCG), -1))
-    out_FCG.div_(num_pictures)
+def _gradient(inputs_BF: Tensor, labels_B: Tensor, weight_CGF: Tensor, out_CGF: Tensor) -> None:
+    """Writes the gradient of each head's mean cross-entropy: (softmax - one-hot) x inputs / B.
+
+    Pictures lie innermost, so that softmax runs over whole vectors.
+    """
+    logits_CX = (weight_CGF.flatten(0, 1) @ inputs_BF.T).view(len(weight_CGF), -1)
+    error_CGB = torch.softmax(logits_CX, dim=0).view(*weight_CGF.shape[:2], len(inputs_BF))
+    one_hot_CB = torch.zeros_like(error_CGB[:, 0]).scatter_(0, labels_B[None], 1.0)
+    error_CGB.sub_(one_hot_CB[:, None])
+    torch.mm(error_CGB.flatten(0, 1), inputs_BF, out=out_CGF.flatten(0, 1))
+    out_CGF.div_(len(inputs_BF))
 
 
-def _accuracies(weight_FCG: Tensor, inputs_NF: Tensor, labels_N: Tensor) -> list[float]:
+def _accuracies(weight_CGF: Tensor, inputs_NF: Tensor, labels_N: Tensor) -> list[float]:
     """Returns each head's accuracy."""
-    chunk = max(1, CHUNK // weight_FCG.shape[2])
-    num_right_G = torch.zeros(weight_FCG.shape[2], dtype=torch.long, device=weight_FCG.device)
+    num_heads = weight_CGF.shape[1]
+    chunk = max(1, CHUNK // num_heads)
+    num_right_G = torch.zeros(num_heads, dtype=torch.long, device=weight_CGF.device)
     for part_NF, truth_N in zip(inputs_NF.split(chunk), labels_N.split(chunk), strict=True):
-        logits_NCG = (part_NF @ weight_FCG.flatten(1)).unflatten(1, weight_FCG.shape[1:])
-        num_right_G += (logits_NCG.argmax(dim=1) == truth_N[:, None]).sum(dim=0)
+        logits_CGN = (weight_CGF.flatten(0, 1) @ part_NF.T).unflatten(0, weight_CGF.shape[:2])
+        num_right_G += (logits_CGN.argmax(dim=0) == truth_N).sum(dim=1)
     return [num_right / len(inputs_NF) for num_right in num_right_G.tolist()]
 
 

@@ -49,7 +49,7 @@ class References:
     """
 
     def __init__(
-        self, similarities: Mapping[str, np.ndarray], num_resamples: int, seed: int, confidence: float = 0.95
+        self, similarities: Mapping[str, np.ndarray], num_resamples: int, seed: int, confidence: float
     ) -> None:
         self.names = list(similarities)
         n = len(next(iter(similarities.values())))

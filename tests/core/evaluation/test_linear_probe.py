@@ -49,8 +49,8 @@ def test_every_head_of_the_grid_ends_where_torchs_adamw_takes_it_alone() -> None
     found = train(inputs, labels, RECIPE.grid, 5, RECIPE)
     for number, (learning_rate, weight_decay) in enumerate(RECIPE.grid):
         head = alone(features, labels, learning_rate, weight_decay)
-        torch.testing.assert_close(found[:-1, :, number], head.weight.T.detach(), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found[-1, :, number], head.bias.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[:, number, :-1], head.weight.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[:, number, -1], head.bias.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_it_is_as_accurate_as_scikit_learns_logistic_regression() -> None:

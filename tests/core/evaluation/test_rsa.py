@@ -39,7 +39,7 @@ def _residual(values_P: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
 
 def test_the_partial_correlation_is_that_of_the_residuals(found: dict[str, np.ndarray]) -> None:
     encoder_NN = found.pop("encoder")
-    results = rsa.References(found, num_resamples=50, seed=0).compare([encoder_NN])
+    results = rsa.References(found, num_resamples=50, seed=0, confidence=0.95).compare([encoder_NN])
     ranks = {name: rankdata(matrix_NN[UPPER]) for name, matrix_NN in found.items()}
     for name, result in results.items():
         assert result.rsa == pytest.approx(spearmanr(encoder_NN[UPPER], found[name][UPPER]).statistic)
@@ -60,7 +60,7 @@ def test_two_variables_have_no_third_to_hold_fixed() -> None:
 def test_the_interval_is_that_of_resampled_pictures(found: dict[str, np.ndarray]) -> None:
     """A slow bootstrap that repeats rows and columns, leaves out pictures paired with themselves, and ranks anew."""
     encoder_NN = found.pop("encoder")
-    results = rsa.References(found, num_resamples=400, seed=0).compare([encoder_NN])
+    results = rsa.References(found, num_resamples=400, seed=0, confidence=0.95).compare([encoder_NN])
     generator = np.random.default_rng(1)
     drawn = []
     for _ in range(400):
@@ -80,7 +80,9 @@ def test_an_unrelated_reference_is_within_the_interval_at_its_rate() -> None:
     covers = []
     for seed in range(60):
         references = {name: _unrelated(generator) for name in ("colour", "style")}
-        results = rsa.References(references, num_resamples=100, seed=seed).compare([_unrelated(generator)])
+        results = rsa.References(references, num_resamples=100, seed=seed, confidence=0.95).compare(
+            [_unrelated(generator)]
+        )
         covers += [result.partial_low <= 0 <= result.partial_high for result in results.values()]
     assert np.mean(covers) > 0.88
 
@@ -93,7 +95,7 @@ def _unrelated(generator: np.random.Generator) -> np.ndarray:
 def test_replicates_are_averaged_over_the_same_resamples(found: dict[str, np.ndarray]) -> None:
     encoder_NN = found.pop("encoder")
     other_NN = encoder_NN + _matrix(np.random.default_rng(4).standard_normal(len(UPPER[0])))
-    references = rsa.References(found, num_resamples=50, seed=0)
+    references = rsa.References(found, num_resamples=50, seed=0, confidence=0.95)
     both, one, other = (references.compare(e) for e in ([encoder_NN, other_NN], [encoder_NN], [other_NN]))
     for name, result in both.items():
         assert result.per_replicate == pytest.approx([one[name].partial, other[name].partial])
