@@ -100,7 +100,7 @@ def _rsa(study: Study) -> list[Part]:
     )
     caption = (
         "What each encoder's similarities go with: the rank correlation with one similarity of the pictures, the "
-        f"others held fixed, with {level(study.confidence)} intervals over the pictures, "
+        f"others held fixed, with {level(facts['confidence'])} intervals over the pictures, "
         f"n = {count(facts.get('num_pictures', study.analysis['num_pictures']))} pictures."
     )
     left_out = [f"{of['name'].replace('_', ' ')} ({of['why']})" for of in facts.get("left_out", [])]

@@ -156,6 +156,7 @@ def _write_analysis(root: Path, arms: list[str], replicates: list[int], factors:
         "directions": directions,
         "factors": {factor: dict.fromkeys(arms, classes) for factor in factors},
         "rsa": {
+            "confidence": 0.95,
             "references": [{"name": name, "about": about} for name, about in references],
             "arms": {arm: {name: rsa for name, _ in references} for arm in arms},
         },

@@ -45,7 +45,7 @@ def predict(
 def nearest(
     train_MD: Tensor, test_ND: Tensor, k: int, *, train_chunk: int = TRAIN_CHUNK, test_chunk: int = TEST_CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """Returns the K greatest cosine similarities of each test picture, descending, and whose they are, (N, K) each, on the CPU.
+    """Returns the K greatest cosines of each test picture, descending, and whose they are, (N, K) each, on the CPU.
 
     Args:
         train_MD: Features to search, at least K.
