@@ -46,8 +46,8 @@ def score(subject: Subject, params: Params) -> Scores:
     class_P, target_M = subject.labels_M.unique(return_inverse=True)
     if len(subject.labels_N) == 0 or len(class_P) < 2:
         raise ValueError(
-            f"factor '{subject.factor}' has {len(class_P)} classes to train on and {len(subject.labels_N)} pictures to "
-            "test on, and 2 and 1 are the fewest"
+            f"factor '{subject.factor}' has training pictures of {len(class_P)} and test pictures of "
+            f"{len(subject.labels_N.unique())} classes, expected at least 2 and 1: give features of more pictures"
         )
     found = Scores(warnings=_coverage(subject))
     class_P = class_P.cpu()
@@ -149,4 +149,5 @@ def _coverage(subject: Subject) -> list[str]:
 
 def _named(classes: Sequence[str]) -> str:
     """Returns how many classes they are, and the first of them."""
-    return f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})"
+    shown = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'} ({shown})"

@@ -32,7 +32,7 @@ def few_shot_parts(study: Study) -> list[Part]:
         ]
     columns = [Column("factor", is_number=False), Column("arm", is_number=False)]
     columns += [Column(str(k), "examples of a class") for k in shots]
-    caption = "Accuracy in % of the linear probe from a few examples of each class, mean over draws"
+    caption = "Accuracy in % of least squares from a few examples of each class, mean over draws"
     thin = "Thin: each seed; strong: their mean. " if len(study.replicates) > 1 else ""
     reading = f"{thin}Further left is harder."
     return [

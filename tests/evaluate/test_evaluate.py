@@ -175,7 +175,7 @@ class TestThinData:
         scores, predictions = run(features, tmp_path / "out")
         num_wrong = int((predictions["labels/object"] == 2).sum())
         assert num_wrong > 0 and scores["warnings"] == [
-            f"object: 1 classes (hat) without training pictures: {num_wrong} test pictures count as wrong"
+            f"object: 1 class (hat) without training pictures: {num_wrong} test pictures count as wrong"
         ]
         for method in ("probe", "logistic", "knn"):
             assert 2 not in predictions[f"{method}/object"]
@@ -184,7 +184,7 @@ class TestThinData:
 
     def test_a_class_without_test_pictures_is_said(self, write_features: Write, tmp_path: Path) -> None:
         features = write_features("features", change=relabel("test", "object", lambda of: torch.where(of == 2, 3, of)))
-        assert run(features, tmp_path / "out")[0]["warnings"] == ["object: 1 classes (hat) without test pictures"]
+        assert run(features, tmp_path / "out")[0]["warnings"] == ["object: 1 class (hat) without test pictures"]
 
     def test_a_k_above_the_training_pictures_and_shots_above_a_class_are_left_out_and_said(
         self, write_features: Write, tmp_path: Path
@@ -203,7 +203,8 @@ class TestThinData:
         assert scores["knn"] == {} and "knn/object" not in predictions and "probe/object" in predictions
 
     @pytest.mark.parametrize(
-        ("split", "label", "said"), [("train", 1, "has 1 classes to train on"), ("test", -1, "0 pictures to test on")]
+        ("split", "label", "said"),
+        [("train", 1, "training pictures of 1 "), ("test", -1, "test pictures of 0 classes")],
     )
     def test_one_class_or_no_test_pictures_are_refused(
         self,
