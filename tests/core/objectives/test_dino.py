@@ -36,7 +36,7 @@ def _batch(index: int = 0) -> Batch:
 
 
 def test_the_objective_equals_main_dino_step_by_step() -> None:
-    """Loss (within 1e-6 relative), centre and teacher (1e-5) of facebookresearch/dino over three steps.
+    """Loss (within 1e-5 relative), centre and teacher (1e-5) of facebookresearch/dino over three steps.
 
     Its DINOLoss and its loop, written out: targets are the sharpened and centred softmax of the two global crops; all
     pairs of a target and another crop are averaged; then the centre moves by a tenth of the way to the batch's mean,
@@ -62,7 +62,7 @@ def test_the_objective_equals_main_dino_step_by_step() -> None:
                 n_loss_terms += 1
         centre = centre * 0.9 + teacher_output.sum(dim=0, keepdim=True) / len(teacher_output) * (1 - 0.9)
         loss, _ = objective.loss(batch, step)
-        torch.testing.assert_close(loss, total_loss / n_loss_terms, rtol=1e-6, atol=0)
+        torch.testing.assert_close(loss, total_loss / n_loss_terms, rtol=1e-5, atol=0)
         objective.zero_grad()
         loss.backward()
         with torch.no_grad():

@@ -166,12 +166,12 @@ def test_the_losses_of_two_processes_are_that_of_one(ranks: list[Any], alone: tu
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_update_of_two_processes_is_that_of_one(ranks: list[Any], alone: tuple[Found, Found], arm: str) -> None:
-    """Loss and centre within 1e-5 relative, gradients within 1e-4 and 1e-6 absolute."""
+    """Loss and centre within 1e-5 relative, gradients within 1e-4 and 1e-5 absolute: sums of another order in float32."""
     loss, gradients, buffers = alone[1][arm]
     assert gradients and (arm in ("clip", "siglip") or any("centre" in name for name in buffers))
     for _, updates in ranks:
         torch.testing.assert_close(updates[arm][0], loss, rtol=1e-5, atol=0)
-        torch.testing.assert_close(updates[arm][1], gradients, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(updates[arm][1], gradients, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(updates[arm][2], buffers, rtol=1e-5, atol=1e-6)
 
 
