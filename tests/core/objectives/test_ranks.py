@@ -166,7 +166,7 @@ def test_the_losses_of_two_processes_are_that_of_one(ranks: list[Any], alone: tu
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_update_of_two_processes_is_that_of_one(ranks: list[Any], alone: tuple[Found, Found], arm: str) -> None:
-    """Loss and centre within 1e-5 relative, gradients within 1e-4 and 1e-5 absolute: sums of another order in float32."""
+    """Loss and centre within 1e-5 relative, gradients within 1e-4 and 1e-5 absolute (float32)."""
     loss, gradients, buffers = alone[1][arm]
     assert gradients and (arm in ("clip", "siglip") or any("centre" in name for name in buffers))
     for _, updates in ranks:
