@@ -80,10 +80,8 @@ class Design:
     @property
     def tasks(self) -> list[str]:
         """Returns the study's tasks in data order, each named by the folder that it writes."""
-        names, probed = (
-            [e.name for e in self.encoders],
-            [e.on(labelled) for e in self.encoders for labelled in ("", *self.others)],
-        )
+        names = [encoder.name for encoder in self.encoders]
+        probed = [encoder.on(labelled) for encoder in self.encoders for labelled in ("", *self.others)]
         return [
             *(f"build_shards/{name}" for name in (*PURPOSES, *self.others)),
             *(f"pretrain/{name}" for name in names),

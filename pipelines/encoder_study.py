@@ -86,8 +86,8 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
                     more |= {"train_features": f"{out_uri}/{elsewhere}", "after": elsewhere}
                 evaluations[name] = steps.add(evaluate, name, features=features[name], **more)
 
-        first = {name: features[name] for name in encoders}
-        analysis = steps.compare(analyze_embeddings, {"shards": labelled, "seed": seed}, features=first)
+        analysed = {name: features[name] for name in encoders}
+        analysis = steps.compare(analyze_embeddings, {"shards": labelled, "seed": seed}, features=analysed)
         for name, encoder in encoders.items():
             parts = {"checkpoint": encoder, "language_model": language_model, "seed": seed}
             vlms[name] = steps.add(train_vlm, name, shards=conversations, **parts)

@@ -2,18 +2,16 @@
 
 # N pictures, D features, G pictures with one hash
 
-import io
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
-import pyarrow.parquet
 
+from components.core.data.sample_table import SAMPLES_NAME, read_sample_table
 from components.core.data.shard_samples import Sample, read_one_shard, sample_of
 from components.core.evaluation.similarity import cosine_similarities
 from components.runtime.errors import BadInput
 from components.runtime.stage import Stage
 
-SAMPLES_NAME = "samples.parquet"
 SAME = 0.9999  # cosine
 MAX_GROUP = 2000  # pictures that are compared with each other at once
 
@@ -35,8 +33,7 @@ def is_first(stage: Stage, ids_N: np.ndarray, encoders: Mapping[str, np.ndarray]
     """
     if SAMPLES_NAME not in stage.inputs["shards"].files:
         raise BadInput(f"--shards holds no {SAMPLES_NAME}: build these shards again with this version.")
-    data = io.BytesIO(stage.folder("shards").read(SAMPLES_NAME))
-    table = pyarrow.parquet.read_table(data, columns=["sha256", "dhash"])
+    table = read_sample_table(stage.folder("shards"), ["sha256", "dhash"])
     if ids_N.max() >= len(table):
         raise BadInput(f"--shards: {SAMPLES_NAME} lists {len(table)} samples, --features more: build the shards again.")
     pixels_N, looks_N = (np.array(table[name].take(ids_N).to_pylist()) for name in ("sha256", "dhash"))

@@ -9,6 +9,7 @@ from components.build_shards.download import REASONS as DEAD
 from components.build_shards.pack import Packer, shard_name
 from components.build_shards.params import Params
 from components.build_shards.work import Work
+from components.core.data.sample_table import SAMPLES_NAME
 from components.runtime.errors import StageFailure
 from components.runtime.stage import Outcome, Stage
 
@@ -67,7 +68,7 @@ def outcome(params: Params, stage: Stage, work: Work, packer: Packer, meaning: d
     counts = _counts(decision)
     records.write_samples(packer, stage)
     records.write_card(params.purpose, counts, packer, work, stage)
-    files = [records.REJECTS, records.SAMPLES, records.CARD]
+    files = [records.REJECTS, SAMPLES_NAME, records.CARD]
     if params.purpose == "benchmark":
         num_questions = records.write_benchmark(packer, work, stage)
         return Outcome(

@@ -15,16 +15,17 @@ from components.build_shards.pack import Packer, with_pictures
 from components.build_shards.work import Work
 from components.core.data import questions
 from components.core.data.data_card import NUM_SHOWN, Shown, data_card
+from components.core.data.sample_table import SAMPLES_NAME, read_sample_table
 from components.runtime.errors import StageFailure
 from components.runtime.stage import Stage
 from components.runtime.storage import Folder
 
-REJECTS, SAMPLES, CARD, BENCHMARK = "rejects.jsonl", "samples.parquet", "data_card.html", "benchmark.parquet"
+REJECTS, CARD, BENCHMARK = "rejects.jsonl", "data_card.html", "benchmark.parquet"
 
 
 def evaluation_hashes(folder: Folder) -> Iterator[tuple[bytes, int]]:
     """Yields the hashes of the test pictures in a folder of shards: of the pixels, and perceptual."""
-    table = pyarrow.parquet.read_table(io.BytesIO(folder.read(SAMPLES)), columns=["sha256", "dhash", "split"])
+    table = read_sample_table(folder, ["sha256", "dhash", "split"])
     for row in table.to_pylist():
         if row["split"] == "test":
             yield row["sha256"], row["dhash"]
@@ -54,7 +55,7 @@ def write_samples(packer: Packer, stage: Stage) -> None:
     )
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer, compression="zstd")
-    stage.out.write(SAMPLES, buffer.getvalue())
+    stage.out.write(SAMPLES_NAME, buffer.getvalue())
 
 
 def write_card(purpose: str, counts: dict[str, Any], packer: Packer, work: Work, stage: Stage) -> None:

@@ -1,17 +1,14 @@
 """Tested pictures that the encoder was trained on: equal pixels, found by the hashes that build_shards wrote."""
 
-import io
 from collections.abc import Sequence
 
 import pyarrow
 import pyarrow.compute
-import pyarrow.parquet
 
+from components.core.data.sample_table import SAMPLES_NAME, read_sample_table
 from components.runtime.errors import BadInput
 from components.runtime.stage import Stage
 from components.runtime.storage import Folder
-
-SAMPLES = "samples.parquet"
 
 
 def count_leaks(stage: Stage, ids: Sequence[int]) -> dict[str, int]:
@@ -42,9 +39,8 @@ def count_leaks(stage: Stage, ids: Sequence[int]) -> dict[str, int]:
 def _hashes(folder: Folder, name: str) -> pyarrow.ChunkedArray:
     """Returns the hash of each sample's pixels, in the order of the samples."""
     try:
-        data = folder.read(SAMPLES)
+        return read_sample_table(folder, ["sha256"])["sha256"]
     except FileNotFoundError:
         raise BadInput(
-            f"--{name}={folder.uri} holds no {SAMPLES}, which build_shards writes: build the shards again."
+            f"--{name}={folder.uri} holds no {SAMPLES_NAME}, which build_shards writes: build the shards again."
         ) from None
-    return pyarrow.parquet.read_table(io.BytesIO(data), columns=["sha256"])["sha256"]

@@ -18,13 +18,12 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from components.core.evaluation.linear_head import LinearHead, standardisation
+from components.core.evaluation.linear_head import CHUNK, LinearHead, standardisation
 from components.core.evaluation.splits import Split
 
 INVERSE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # of equally good ones the first is taken
 MAX_ITERATIONS = 1000  # P: Radford et al.
 TOLERANCE = 1e-4  # greatest element of the gradient; scikit-learn's default
-CHUNK = 16_384
 
 
 @dataclass(frozen=True)
