@@ -25,9 +25,10 @@ from components.core.data.ingest import encode_png
 from components.core.data.pixels import dhash, pixel_hash
 from components.core.data.tar import write_shard
 from components.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PREEMPTED
-from components.runtime.manifest import Manifest, describe_file, write_manifest
+from components.runtime.manifest import Manifest
 from components.runtime.stage import run_stage
 from components.runtime.storage import LocalFolder
+from tests.manifests import commit
 
 NUM_PICTURES = 90
 COPIED = 3  # the first pictures come again at the end: with equal pixels
@@ -36,14 +37,6 @@ NUM_ROWS = NUM_PICTURES + COPIED + ALIKE
 FACTORS = {name: list(world.FACTORS[name]) for name in ("word", "colour", "style", "object")}
 SEES = {"clip": "word", "dino": "colour"}
 Write = Callable[..., list[str]]
-
-
-def _commit(folder: LocalFolder, kind: str, stage: str, **parts: Any) -> Manifest:
-    files = {name: describe_file(folder, name) for name in folder.names() if name != "manifest.json"}
-    empty: dict[str, Any] = {name: {} for name in ("params", "inputs", "counts", "summary", "cost", "code")}
-    manifest = Manifest(kind=kind, stage=stage, files=files, **empty | parts)
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def _write_shards(folder: LocalFolder, labels: dict[str, np.ndarray], has_samples: bool) -> Manifest:
@@ -71,7 +64,7 @@ def _write_shards(folder: LocalFolder, labels: dict[str, np.ndarray], has_sample
         columns = {name: pyarrow.array(values, types[name]) for name, values in hashes.items()}
         pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
         folder.write("samples.parquet", buffer.getvalue())
-    return _commit(folder, "ShardsManifest", "build_shards", summary={"shards": listed, "factors": FACTORS})
+    return commit(folder, "ShardsManifest", "build_shards", summary={"shards": listed, "factors": FACTORS})
 
 
 @pytest.fixture
@@ -115,7 +108,7 @@ def write_inputs(tmp_path: Path) -> Write:
                 "ids": hashlib.sha256(ids_N.numpy().tobytes()).hexdigest(),
                 "parts": ["features/00000.safetensors"],
             }
-            _commit(folder, "FeaturesManifest", "extract_features", summary=summary)
+            commit(folder, "FeaturesManifest", "extract_features", summary=summary)
         given = ",".join(str(tmp_path / "features" / f"{arm}_{replicate}") for arm, replicate in encoders)
         return [f"--features={given}", f"--shards={shards.uri}", "--num_pairs=4", "--pair_quantile=0.9"]
 

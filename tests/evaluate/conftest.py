@@ -13,22 +13,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from components.core.data import features
-from components.runtime.manifest import Manifest, describe_file, write_manifest
 from components.runtime.storage import LocalFolder
+from tests.manifests import commit
 
 WIDTH, NUM_TRAIN, NUM_TEST = 16, 400, 150
 CLASSES = {"object": ["owl", "box", "hat", "key"], "colour": ["red", "green", "blue"]}
 
 Write = Callable[..., str]
-
-
-def commit(folder: LocalFolder, kind: str, stage: str, **parts: Any) -> Manifest:
-    """Writes a manifest over all files of a folder."""
-    files = {name: describe_file(folder, name) for name in folder.names() if name != "manifest.json"}
-    empty: dict[str, Any] = {name: {} for name in ("params", "inputs", "counts", "summary", "cost", "code")}
-    manifest = Manifest(kind=kind, stage=stage, files=files, **empty | parts)
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def pictures(classes: dict[str, list[str]], num_pictures: int, seed: int) -> dict[str, Tensor]:
