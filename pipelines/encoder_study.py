@@ -71,12 +71,13 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
         captioned, labelled = build("pretrain", num_pretrain_samples), build("probe", num_probe_samples, **design.first)
         conversations, questions = build("instruct", num_instruct_samples), build("benchmark", num_questions)
         sets = {"": labelled} | {name: build(name, ALL, **of_set) for name, of_set in design.others.items()}
-        recipe = {"num_samples_seen": num_samples_seen, "batch_size": batch_size, "learning_rate": learning_rate}
         common = {"shards": captioned, "seed": seed, "study": f"{out_uri}/pretrain"}
+        common |= {"num_samples_seen": num_samples_seen, "batch_size": batch_size, "learning_rate": learning_rate}
+        if value(knobs, "pretrain", "probe_every_steps"):
+            common |= {"probe_shards": f"{out_uri}/build_shards/probe", "after": "build_shards/probe"}
         encoders, features, evaluations, vlms, benchmarks = (dict[str, Any]() for _ in range(5))
         for each in design.encoders:
-            kind = {"arm": each.arm, "replicate": each.replicate}
-            encoder = encoders[each.name] = steps.add(pretrain, each.name, **kind, **common, **recipe)
+            encoder = encoders[each.name] = steps.add(pretrain, each.name, **vars(each), **common)
             for labelled_set, shards in sets.items():
                 name = each.on(labelled_set)
                 features[name] = steps.add(extract_features, name, checkpoint=encoder, shards=shards)
@@ -85,16 +86,15 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
                 if elsewhere := design.trained_on(each, labelled_set):
                     more |= {"train_features": f"{out_uri}/{elsewhere}", "after": elsewhere}
                 evaluations[name] = steps.add(evaluate, name, features=features[name], **more)
-
-        analysed = {name: features[name] for name in encoders}
-        analysis = steps.compare(analyze_embeddings, {"shards": labelled, "seed": seed}, features=analysed)
+        analysed = {"features": {name: features[name] for name in encoders}}
+        analysis = steps.compare(analyze_embeddings, {"shards": labelled, "seed": seed}, **analysed)
         for name, encoder in encoders.items():
             parts = {"checkpoint": encoder, "language_model": language_model, "seed": seed}
             vlms[name] = steps.add(train_vlm, name, shards=conversations, **parts)
             benchmarks[name] = steps.add(benchmark_vlm, name, vlm=vlms[name], benchmark=questions)
         data = {"pretrain": captioned, "probe": labelled, "instruct": conversations, "benchmark": questions}
-        found = {"analysis": analysis, "gpu_hour_price": gpu_hour_price, "compare": compare_uri}
-        found |= {f"shards_{purpose}": shards for purpose, shards in data.items()}
+        found = {f"shards_{purpose}": shards for purpose, shards in data.items()}
+        found |= {"analysis": analysis, "gpu_hour_price": gpu_hour_price, "compare": compare_uri}
         steps.compare(report, found, checkpoints=encoders, evaluations=evaluations, vlms=vlms, benchmarks=benchmarks)
 
     return study

@@ -45,6 +45,7 @@ PRESETS = {
             "build_shards/benchmark": {"num_samples": 64},
             "pretrain": {
                 "num_samples_seen": 640,
+                "probe_every_steps": 5,
                 "warmup_steps": 2,
                 "width": 48,
                 "depth": 2,
@@ -83,6 +84,7 @@ PRESETS = {
             "build_shards": {"image_size_px": 40},
             "pretrain": {
                 "num_samples_seen": 64_000,
+                "probe_every_steps": 100,
                 "image_size_px": 40,
                 "width": 64,
                 "num_heads": 2,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.benchmark_vlm.params import Params
 from components.core.evaluation.multiple_choice import Question, parse_reply, read_questions, score_sheet
-from components.core.models.encoder import device, load_encoder
+from components.core.models.encoder import device, device_name, load_encoder
 from components.core.models.language_model import read_language_model
 from components.core.models.projector import Projector
 from components.core.models.vlm import VisionLanguageModel, square_picture
@@ -60,6 +60,7 @@ def run(params: Params, stage: Stage) -> Outcome:
         kind="BenchmarkScores",
         files=[ANSWERS, SCORES],
         counts={"questions": len(questions), "pictures": len(pictures), "unparsed": predicted.count(None)},
+        cost={"device": device_name()},
         summary=about | {"mode": params.mode},
         metrics={
             "micro": sheet["micro"]["accuracy"],

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from components.core.data import features
 from components.core.evaluation.zero_shot import class_embeddings
-from components.core.models.encoder import device
+from components.core.models.encoder import device, device_name
 from components.core.models.external_encoder import load_external
 from components.core.models.frozen_encoder import FrozenEncoder, load_checkpoint
 from components.extract_features.params import Params
@@ -78,6 +78,7 @@ def run(params: Params, stage: Stage) -> Outcome:
         files=[*written, *([features.CLASSES_NAME] if classes else [])],
         described={name: part.described for name, part in written.items()},
         counts=counts | {"unusable": num_unusable},
+        cost={"device": device_name()},
         summary={
             "arm": source.arm,
             "replicate": source.replicate,

@@ -32,7 +32,9 @@ class Params(StageParams):
         "", help="folder where the arms of a study meet, to be held to the same data and seed; empty: none"
     )
     probe_shards: str = source(help="labelled shards to probe with during the training", kind="Dataset", optional=True)
-    probe_every_steps: int = knob(0, help="steps between two probes by k-NN and zero-shot; 0: none", low=0)
+    probe_every_steps: int = knob(
+        0, help="steps between two looks by k-NN and zero-shot at 1,500 of their pictures; 0: none", low=0
+    )
     seed: int = knob(0, help="seed of initialisation, sample order and augmentation", low=0, high=2**31 - 1)
     replicate: int = knob(0, help="which repetition of the arm this is; added to the seed", low=0, high=9_999)
     num_samples_seen: int = knob(64_000, help="length of the training in samples", low=1, high=10**12)

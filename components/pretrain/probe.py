@@ -1,29 +1,52 @@
 # M train, N test, D width, S side of a picture.
 """A look at the encoder while it trains: k-NN, and zero-shot for a language arm, on a small labelled set."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.core.data.augment import whole_views
-from components.core.data.shard_samples import Sample
+from components.core.data.sample_table import Files, read_sample_table
+from components.core.data.shard_samples import Sample, ShardsManifest, VerifyingFolder, read_one_shard, sample_of
 from components.core.evaluation import knn, zero_shot
 from components.core.models.encoder import TextSide
 from components.core.models.trunk import Trunk
 
-NUM_TRAIN, NUM_TEST = 1000, 500
+NUM_OF_SPLIT = {"train": 1000, "test": 500}
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # DINO's protocol
 CHUNK = 250
 
 
+class LabelledFolder(VerifyingFolder, Files, Protocol):
+    """Where labelled shards and their table are."""
+
+
+def spread(folder: LabelledFolder, manifest: ShardsManifest) -> Iterator[Sample]:
+    """Yields NUM_OF_SPLIT samples of each split, evenly spread: a published set has its classes one after the other."""
+    split_N = numpy.array(read_sample_table(folder, ["split"])["split"])
+    chosen: set[int] = set()
+    for split, wanted in NUM_OF_SPLIT.items():
+        of_split = numpy.flatnonzero(split_N == split)
+        chosen |= set(of_split[numpy.linspace(0, len(of_split) - 1, min(wanted, len(of_split))).astype(int)].tolist())
+    first = 0
+    for shard in manifest.summary["shards"]:
+        ids = range(first, first + shard["samples"])
+        if not chosen.isdisjoint(ids):
+            found = zip(ids, read_one_shard(folder, manifest, shard["name"]), strict=True)
+            yield from (sample_of(number, key, members) for number, (key, members) in found if number in chosen)
+        first = ids.stop
+
+
 class Probe:
-    """The first pictures of each split, held in memory.
+    """A few labelled pictures, held in memory.
 
     Args:
-        samples: A labelled set.
+        samples: Of both splits.
         factors: Class names by factor.
         prompts: For the factors that language names, the texts of each class.
         image_size_px: S.
@@ -41,12 +64,8 @@ class Probe:
     ) -> None:
         self.factors, self.prompts = factors, prompts
         kept: dict[str, list[Sample]] = {"train": [], "test": []}
-        limits = {"train": NUM_TRAIN, "test": NUM_TEST}
         for sample in samples:
-            if len(kept[sample.split]) < limits[sample.split]:
-                kept[sample.split].append(sample)
-            if all(len(kept[split]) == limit for split, limit in limits.items()):
-                break
+            kept[sample.split].append(sample)
         if len(kept["train"]) < NEIGHBOURS or not kept["test"]:
             raise ValueError(
                 f"a probe needs {NEIGHBOURS} train pictures and some test pictures; "
@@ -96,15 +115,17 @@ class Probe:
         return float((predicted_N == self._labels["test", factor]).float().mean())
 
 
-def every(num_steps: int, look: Callable[[], dict[str, float]]) -> Callable[[int], dict[str, float]]:
-    """Returns a function of the number of steps done that looks once per `num_steps`, and else gives nothing."""
-    looked_at = 0
+def every(num_steps: int, between: int, look: Callable[[], dict[str, float]]) -> Callable[[int], dict[str, float]]:
+    """Returns a function of the number of steps done that looks once per `num_steps`, and else gives nothing.
+
+    Args:
+        num_steps: Between two looks; 0: never.
+        between: Steps between two calls. Nothing is remembered: a resumed training looks at the same steps.
+        look: Returns what is seen.
+    """
 
     def due(step: int) -> dict[str, float]:
-        nonlocal looked_at
-        if not num_steps or step // num_steps == looked_at // num_steps:
-            return {}
-        looked_at = step
-        return look()
+        is_due = num_steps and step // num_steps != (step - between) // num_steps
+        return look() if is_due else {}
 
     return due

@@ -40,25 +40,26 @@ class Reports:
         flops_per_sample: float,
     ) -> None:
         self.params, self.stage, self.bar, self.reader = params, stage, bar, reader
-        self.probe = every(params.probe_every_steps, probe)
+        self.probe = every(params.probe_every_steps, params.log_every_steps, probe)
         self.flops_per_sample = flops_per_sample
         self.num_collapsed = 0
 
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        """Hands on the metrics of a report."""
+    def __call__(self, step: int, values: dict[str, float]) -> dict[str, float]:
+        """Hands on the metrics of a report, and returns what the probe found."""
         self.bar.advance(step - self.bar.done, **{name: v for name, v in values.items() if name == "loss"})
         waited_s = self.reader.take_wait_s()
         metrics.count("data_wait_seconds", waited_s)
-        found = self.probe(step)
+        found = {f"probe/{name}": value for name, value in self.probe(step).items()}
         if found:
             self.stage.log("probed", step=step, **{name: round(value, 4) for name, value in found.items()})
-        values = values | self._utilisation(values) | {f"probe/{name}": value for name, value in found.items()}
+        values = values | self._utilisation(values) | found
         for name, value in values.items():
             metric, _, rank = name.partition("/rank")
             metrics.gauge(f"train_{metric.replace('/', '_')}", value, **({"rank": rank} if rank else {}))
         samples = float(step * self.params.batch_size)
         self.stage.metrics(step, values | {"samples_seen": samples, "data_wait_s": waited_s})
         self._watch_collapse(step, values)
+        return found
 
     def tell(self, event: str, **facts: Any) -> None:
         """Hands on an event of the loop."""

@@ -9,8 +9,7 @@ import torch
 
 from components.core.data.order import SampleOrder
 from components.core.data.reader import ShardReader
-from components.core.data.shard_samples import read_samples
-from components.core.models.encoder import architecture, device, save_encoder, save_text
+from components.core.models.encoder import architecture, device, device_name, save_encoder, save_text
 from components.core.models.export import export_encoder
 from components.core.models.trunk import Trunk, weights_sha256
 from components.core.objectives.objective import Objective
@@ -20,7 +19,7 @@ from components.core.training.loop import Curve, Diverged, Interrupted, LoopConf
 from components.core.training.optimizer import schedule_sha256
 from components.pretrain.arms import build_objective, differences, text_side
 from components.pretrain.params import CHANGEABLE, Params
-from components.pretrain.probe import Probe
+from components.pretrain.probe import Probe, spread
 from components.pretrain.reports import Reports
 from components.pretrain.study_record import join
 from components.runtime.cache import CachedFolder
@@ -138,7 +137,7 @@ def _probe(params: Params, stage: Stage, objective: Objective) -> Any:
         return dict
     manifest, folder = stage.input_lists["probe_shards"][0], stage.folder("probe_shards")
     probe = Probe(
-        read_samples(folder, manifest), manifest.summary["factors"], manifest.summary["prompts"], params.image_size_px
+        spread(folder, manifest), manifest.summary["factors"], manifest.summary["prompts"], params.image_size_px
     )
     return functools.partial(probe, objective.trunk, text_side(objective))
 
@@ -170,9 +169,7 @@ def _outcome(
             "train_seconds": round(seconds, 3),
             "samples_per_s": round(params.num_steps * params.batch_size / seconds, 2),
             "ranks": distributed.world().size,
-            "device": torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"CPU, {torch.get_num_threads()} threads",
+            "device": device_name(),
         },
         metrics={name: value for name, value in curve[-1][1].items() if name != "learning_rate"},
     )
@@ -198,10 +195,11 @@ def _parity(params: Params, trunk: Trunk, order: SampleOrder, manifest_digest: s
 
 
 def _columns(curve: Curve, batch_size: int) -> dict[str, Any]:
-    """Returns the curve as one list per metric."""
+    """Returns the curve as one list per metric, with nothing where one was not measured."""
     points = [(step, values) for step, values in curve if "loss" in values]
+    names = dict.fromkeys(name for _, values in points for name in values)
     return {
         "steps": [step for step, _ in points],
         "samples_seen": [step * batch_size for step, _ in points],
-        "values": {name: [values[name] for _, values in points] for name in points[0][1]},
+        "values": {name: [values.get(name) for _, values in points] for name in names},
     }

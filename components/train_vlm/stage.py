@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.core.data.dialogue import Dialogue, DialogueBatch, DialogueBatches, dialogue, texts
 from components.core.data.shard_samples import Sample, read_samples
-from components.core.models.encoder import architecture, device, load_encoder, save_encoder
+from components.core.models.encoder import architecture, device, device_name, load_encoder, save_encoder
 from components.core.models.language_model import (
     TINY,
     LanguageModel,
@@ -107,6 +107,7 @@ def run(params: Params, stage: Stage) -> Outcome:
             "questions": sum(len(found.questions) for found in dialogues),
             "questions_too_long": num_left_out,
         },
+        cost={"device": device_name()},
         summary={
             "arm": facts["arm"],
             "replicate": facts["replicate"],

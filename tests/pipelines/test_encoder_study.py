@@ -53,7 +53,8 @@ def test_the_study_has_the_edges_of_the_data(package: tuple[str, Path]) -> None:
              for key, task in spec_of(package)["root"]["dag"]["tasks"].items()}  # fmt: skip
     edges = {name: {names[dependency] for dependency in task.get("dependentTasks", ())} for name, task in found.items()}
     assert list(edges.keys() - set(Design(arms=ARMS).tasks)) == []
-    assert edges["pretrain/clip"] == edges["pretrain/dino"] == {"build_shards/pretrain"}
+    watched = {"build_shards/probe"} if value(PRESETS[package[0]].knobs, "pretrain", "probe_every_steps") else set()
+    assert edges["pretrain/clip"] == edges["pretrain/dino"] == {"build_shards/pretrain"} | watched
     assert edges["extract_features/dino"] == {"pretrain/dino", "build_shards/probe"}
     assert edges["evaluate/clip"] == {"extract_features/clip"}
     assert edges["analyze_embeddings"] == {"extract_features/clip", "extract_features/dino", "build_shards/probe"}

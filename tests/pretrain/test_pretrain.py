@@ -125,6 +125,9 @@ def test_a_replicate_is_the_arm_with_its_number_added_to_the_seed(tmp_path: Path
     assert (first.summary["replicate"], second.summary["replicate"]) == (0, 1)
 
 
+PROBED = ("probe/knn_object", "probe/knn_style", "probe/zero_shot_word")
+
+
 def test_the_training_is_probed_on_the_way(tmp_path: Path, shards: Path) -> None:
     argv = ["--purpose=probe", "--num_samples=80", "--image_size_px=24"]
     assert run_stage(BuildShards, [f"--out_uri={tmp_path / 'probe'}", *argv]) == 0
@@ -132,7 +135,15 @@ def test_the_training_is_probed_on_the_way(tmp_path: Path, shards: Path) -> None
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     found = [event for event in events if event["event"] == "probed"]
     assert [event["step"] for event in found] == [4, 8]
-    assert all(0 <= event[name] <= 1 for event in found for name in ("knn_object", "knn_style", "zero_shot_word"))
+    assert all(0 <= event[name] <= 1 for event in found for name in PROBED)
+    curve = json.loads((tmp_path / "clip" / "curve.json").read_text())
+    for name in PROBED:
+        probed_at = {
+            at: value for at, value in zip(curve["steps"], curve["values"][name], strict=True) if value is not None
+        }
+        assert {at: round(value, 4) for at, value in probed_at.items()} == {
+            event["step"]: event[name] for event in found
+        }
     plain = train(tmp_path / "plain", shards, "clip")
     encoders = [manifest.files["encoder.safetensors"]["sha256"] for manifest in (probed, plain)]
     assert encoders[0] == encoders[1]

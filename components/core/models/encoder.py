@@ -142,3 +142,8 @@ def _json(value: Any) -> bytes:
 def device() -> torch.device:
     """Returns where this process computes: its GPU (the first, unless `distributed.start` chose) or else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """Returns what is computed on, for a record of the cost: `NVIDIA H100 80GB HBM3`, or `CPU, 2 threads`."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

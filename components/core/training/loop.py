@@ -37,7 +37,7 @@ from components.core.training.optimizer import (
 from components.core.training.watchdog import BusyClock, Watchdog, all_busy_s, stragglers
 
 Curve = list[tuple[int, dict[str, float]]]  # (steps done, metrics) of each report
-Report = Callable[[int, dict[str, float]], None]
+Report = Callable[[int, dict[str, float]], dict[str, float] | None]
 
 
 class Interrupted(Exception):
@@ -111,7 +111,8 @@ def train(
         config: the numbers.
         checkpoints: where to save and resume; the first rank's is used.
         report: called on every rank with the number of steps done and the metrics: the objective's and the
-            gradient's, which are the ranks' mean and also in the curve, and speed and memory.
+            gradient's, which are the ranks' mean and also in the curve, and speed and memory. What it returns is
+            added to the curve's point.
         should_stop: asked after each step; where one rank is told so, all stop after the same step.
         tell: called on every rank with `resumed` (step, of), `settings_changed` (step, changes) and
             `metric_not_finite` (step, names), on the first with `straggler` (rank, busy_s, step).
@@ -156,7 +157,7 @@ def _steps(
         if num_done % config.log_every_steps == 0 or is_last:
             values = run.read(num_done, metrics, norm)
             with watchdog.patient():
-                report(num_done, values)
+                run.add_to_curve(num_done, report(num_done, values) or {})
                 distributed.wait_for_all()
             run.begin_period(num_done)
         is_stopping = distributed.any_rank(should_stop())
@@ -255,6 +256,11 @@ class _Run:
         if length >= self.config.max_nonfinite_steps or has_nothing:
             raise self._diverged(int(end) - int(length) + 1, int(length))
         return {name: value for name, value in values.items() if math.isfinite(value)} | speeds
+
+    def add_to_curve(self, num_done: int, found: dict[str, float]) -> None:
+        """Adds further values to this step's point of the curve, if it has one."""
+        if self.curve and self.curve[-1][0] == num_done:
+            self.curve[-1][1].update(found)
 
     def begin_period(self, num_done: int) -> None:
         """Starts the clock of the steps until the next report."""
