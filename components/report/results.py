@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.core.evaluation.seeds import Difference
-from components.report.compare import Compared
-from components.report.comparisons import Comparison
-from components.report.outcomes import SCHEMA, describe_outcomes
-from components.report.parity import Parity
+from components.report.findings.compare import Compared
+from components.report.findings.comparisons import Comparison
+from components.report.findings.outcomes import SCHEMA, describe_outcomes
+from components.report.findings.parity import Parity
 from components.report.study import Arm, Study
 
 DIGITS = 6

@@ -1,16 +1,16 @@
 """Writes the study's page, its Markdown and its results.json, from what the other stages found."""
 
-from components.report.accuracies import lead_figures
-from components.report.compare import compare_to
-from components.report.comparisons import Comparison, compare
-from components.report.outcomes import FILE, write_outcomes
-from components.report.page import render_markdown, render_page
+from components.report.findings.compare import compare_to
+from components.report.findings.comparisons import Comparison, compare
+from components.report.findings.outcomes import FILE, write_outcomes
+from components.report.findings.parity import Parity, compare_parity
+from components.report.findings.verdict import verdict
+from components.report.page.render import render_markdown, render_page
 from components.report.params import Params
-from components.report.parity import Parity, compare_parity
 from components.report.results import results
-from components.report.sections import sections
+from components.report.sections.accuracies import lead_figures
+from components.report.sections.contents import sections
 from components.report.study import Study, read_study
-from components.report.verdict import verdict
 from components.report.wording import arm_name, count, joined
 from components.runtime.manifest import code_version
 from components.runtime.stage import Outcome, Stage

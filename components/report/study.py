@@ -8,8 +8,7 @@ from typing import Any
 import safetensors.numpy
 
 from components.core.evaluation import seeds
-from components.report.inputs import by_encoder
-from components.report.outcomes import (
+from components.report.findings.outcomes import (
     PICTURE_KINDS,
     MarkedTests,
     Tests,
@@ -17,6 +16,7 @@ from components.report.outcomes import (
     marked_pictures,
     marked_questions,
 )
+from components.report.inputs import by_encoder
 from components.runtime.errors import BadInput
 from components.runtime.manifest import Manifest
 from components.runtime.stage import Stage

@@ -253,7 +253,7 @@ def test_mlflow_is_linked_where_its_server_is_known_and_else_its_command_given(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     _, page, text = _report(argv, tmp_path / "without")
     assert "mlflow ui --backend-store-uri" in text and not any(link.startswith("http") for link in page.links)
-    from components.report.records import provenance_section
+    from components.report.sections.records import provenance_section
     from components.report.study import read_study
     from components.runtime import params
     from components.runtime.logs import Log

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from components.report.comparisons import compare
-from components.report.outcomes import neighbours
+from components.report.findings.comparisons import compare
+from components.report.findings.outcomes import neighbours
 from components.report.params import Params
 from components.report.study import Study, read_study
 from components.runtime import params

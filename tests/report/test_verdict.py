@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from components.core.evaluation.seeds import Difference
-from components.report.comparisons import Comparison
-from components.report.verdict import expected_sign, verdict
+from components.report.findings.comparisons import Comparison
+from components.report.findings.verdict import expected_sign, verdict
 from components.report.wording import arm_name
 
 Numbers = Mapping[str, float]

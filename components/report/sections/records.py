@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from components.report.content import Cell, Column, Part, Prose, Section, Table
-from components.report.parity import Parity
+from components.report.findings.parity import Parity
+from components.report.page.content import Cell, Column, Part, Prose, Section, Table
 from components.report.study import Arm, Run, Study
 from components.report.wording import arm_name, compact, count, joined, percent, short_hash
 

@@ -1,9 +1,9 @@
 """Another study beside this one: what each arm gained or lost from there to here."""
 
-from components.report.accuracies import METHODS
-from components.report.compare import Compared
-from components.report.content import Cell, Column, Figures, Prose, Section, Table
-from components.report.figures import Mark, Row, Scale, dot_plot
+from components.report.drawings.figures import Mark, Row, Scale, dot_plot
+from components.report.findings.compare import Compared
+from components.report.page.content import Cell, Column, Figures, Prose, Section, Table
+from components.report.sections.accuracies import METHODS
 from components.report.study import Study
 from components.report.wording import arm_name, capital, joined, level, range_of, short_hash, signed_points, span
 

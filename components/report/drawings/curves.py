@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from components.report.svg import AXIS_PX, WIDTH, mark, path, svg, symbol, text, ticks, trimmed
+from components.report.drawings.svg import AXIS_PX, WIDTH, mark, path, svg, symbol, text, ticks, trimmed
 from components.report.wording import number
 
 PLOT_PX = 118

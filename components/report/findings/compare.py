@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from components.core.evaluation.seeds import Difference, unpaired_difference
-from components.report.outcomes import FILE, SCHEMA, Tested, read_outcomes
+from components.report.findings.outcomes import FILE, SCHEMA, Tested, read_outcomes
 from components.report.study import Study
 from components.runtime.errors import BadInput
 from components.runtime.manifest import Manifest

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.report.content import Cell, Column, Figures, Heading, Part, Prose, Section, Table
-from components.report.figures import Mark, Row, Scale, dot_plot
-from components.report.pictures import pairs_parts
-from components.report.projection import projection
+from components.report.drawings.figures import Mark, Row, Scale, dot_plot
+from components.report.page.content import Cell, Column, Figures, Heading, Part, Prose, Section, Table
+from components.report.sections.pictures import pairs_parts
+from components.report.sections.projection import projection
 from components.report.study import Study
 from components.report.wording import arm_name, capital, count, joined, level, mean, number, percent
 

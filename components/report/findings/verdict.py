@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from components.core.evaluation.seeds import Difference
-from components.report.comparisons import Comparison
+from components.report.findings.comparisons import Comparison
 from components.report.wording import arm_name, capital, count, joined, level, number, span
 
 TEXT_FACTORS = ("word", "text", "letter")

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from components.report.svg import (
+from components.report.drawings.svg import (
     AXIS_PX,
     WIDTH,
     Format,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from components.core.evaluation.seeds import Difference
-from components.report.comparisons import Comparison
-from components.report.content import Cell, Column, Figures, Part, Prose, Section, Table
-from components.report.figures import Mark, Row, Scale, dot_plot
-from components.report.paper_values import MARKS, PAPER_SETTINGS, PAPER_VALUES, UNKNOWN, PaperValue
+from components.report.drawings.figures import Mark, Row, Scale, dot_plot
+from components.report.findings.comparisons import Comparison
+from components.report.findings.paper_values import MARKS, PAPER_SETTINGS, PAPER_VALUES, UNKNOWN, PaperValue
+from components.report.page.content import Cell, Column, Figures, Part, Prose, Section, Table
 from components.report.study import Accuracy, Study
 from components.report.wording import arm_name, between, count, joined, number, percent, signed_points, span
 

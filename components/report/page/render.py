@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from components.report.content import Cell, Figures, Gallery, Heading, Part, Points, Prose, Scatter, Section, Table
+from components.report.drawings.svg import symbol
+from components.report.page.content import Cell, Figures, Gallery, Heading, Part, Points, Prose, Scatter, Section, Table
 from components.report.study import Study
-from components.report.svg import symbol
 from components.report.wording import arm_name
 
 HERE = Path(__file__).parent

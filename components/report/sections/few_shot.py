@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from components.report.content import Cell, Column, Figures, Heading, Part, Table
-from components.report.curves import Axes, Line, curves, mean_line
+from components.report.drawings.curves import Axes, Line, curves, mean_line
+from components.report.page.content import Cell, Column, Figures, Heading, Part, Table
 from components.report.study import Study
 from components.report.wording import arm_name, capital, mean, percent
 

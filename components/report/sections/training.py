@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from components.report.accuracies import METHODS
-from components.report.content import Cell, Column, Figures, Part, Section, Table
-from components.report.curves import Axes, Line, curves, mean_line, smoothed
+from components.report.drawings.curves import Axes, Line, curves, mean_line, smoothed
+from components.report.page.content import Cell, Column, Figures, Part, Section, Table
+from components.report.sections.accuracies import METHODS
 from components.report.study import Arm, Run, Study
 from components.report.wording import arm_name, count, in_one_unit, joined, mean
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from components.core.evaluation.seeds import Difference
-from components.report.comparisons import Comparison
-from components.report.content import Cell, Column, Figures, Part, Section, Table
-from components.report.few_shot import few_shot_parts
-from components.report.figures import Mark, Row, Scale, differences, dot_plot, ends
-from components.report.outcomes import neighbours
+from components.report.drawings.figures import Mark, Row, Scale, differences, dot_plot, ends
+from components.report.findings.comparisons import Comparison
+from components.report.findings.outcomes import neighbours
+from components.report.page.content import Cell, Column, Figures, Part, Section, Table
+from components.report.sections.few_shot import few_shot_parts
 from components.report.study import Accuracy, Study
 from components.report.wording import (
     arm_name,

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.report.content import Scatter
-from components.report.svg import WIDTH, path, svg
+from components.report.drawings.svg import WIDTH, path, svg
+from components.report.page.content import Scatter
 from components.report.wording import arm_name, count
 
 NUM_COLOURS = 8  # classes with a colour of their own; the others are grey

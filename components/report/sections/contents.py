@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from components.report.accuracies import benchmark_section, probe_section, seeds_part
-from components.report.beside import beside_section
-from components.report.compare import Compared
-from components.report.comparisons import Comparison
-from components.report.content import Points, Section
-from components.report.embeddings import embeddings_section
-from components.report.paper import paper_section
-from components.report.paper_values import confounds
-from components.report.parity import Parity
-from components.report.records import data_section, parity_section, provenance_section
+from components.report.findings.compare import Compared
+from components.report.findings.comparisons import Comparison
+from components.report.findings.paper_values import confounds
+from components.report.findings.parity import Parity
+from components.report.page.content import Points, Section
+from components.report.sections.accuracies import benchmark_section, probe_section, seeds_part
+from components.report.sections.beside import beside_section
+from components.report.sections.embeddings import embeddings_section
+from components.report.sections.paper import paper_section
+from components.report.sections.records import data_section, parity_section, provenance_section
+from components.report.sections.training import cost_section, curves_section
 from components.report.study import Study
-from components.report.training import cost_section, curves_section
 
 
 def sections(

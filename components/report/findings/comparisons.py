@@ -3,7 +3,7 @@
 import dataclasses
 
 from components.core.evaluation.seeds import Difference, paired_difference
-from components.report.outcomes import KINDS, TOTAL
+from components.report.findings.outcomes import KINDS, TOTAL
 from components.report.study import Study
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from components.report.content import Cell, Column, Figures, Gallery, Part, PicturePair, Prose, Table
-from components.report.figures import Mark, Row, Scale, dot_plot
+from components.report.drawings.figures import Mark, Row, Scale, dot_plot
+from components.report.page.content import Cell, Column, Figures, Gallery, Part, PicturePair, Prose, Table
 from components.report.study import Study
 from components.report.wording import arm_name, between, count, joined, level, number, percent
 
