@@ -76,7 +76,7 @@ def _work(task: str, values: Any, params: Mapping[str, Any]) -> tuple[str, float
             return "a published set", 0.0
         encoder, pictures = params[f"pretrain/{arm}"], params["build_shards/probe"].num_samples
         trunk = {name: getattr(encoder, name) for name in ("image_size_px", "patch_size_px", "width", "depth")}
-        flops = vit_forward_flops(**trunk)
+        flops = vit_forward_flops(**trunk, is_cls_only=False)
         return f"{pictures:,} pictures x {flops / 1e9:,.4g} GFLOP", pictures * flops
     if stage == "train_vlm":
         return _language_work(values)

@@ -179,7 +179,7 @@ PRESETS = {
     ),
     "paper": Preset(
         about="The paper's scale: ViT-B/16 at 224 px on 10 million pictures of DataComp, 200 million samples seen.",
-        cost="By arithmetic: 17 H100-hours for CLIP, 61 for DINO, at most 63 for each language model.",
+        cost="By arithmetic: 16 H100-hours for CLIP, 57 for DINO, at most 63 for each language model.",
         score="ImageNet linear probe CLIP 65.8, DINO 66.4 (S), each within 2 points; OCR groups CLIP ahead.",
         hardware=GPU_CLUSTER,
         knobs={

@@ -67,6 +67,8 @@ class Trunk(nn.Module):
         allow_torchvision_import()
         from timm.models.vision_transformer import VisionTransformer
 
+        from components.core.models.cls_block import ClsBlock
+
         self.image_size_px, self.patch_size_px = image_size_px, patch_size_px
         self.width, self.depth, self.num_heads = width, depth, num_heads
         with torch.random.fork_rng(devices=[]):
@@ -80,6 +82,7 @@ class Trunk(nn.Module):
                 num_classes=0,
                 global_pool="token",
                 dynamic_img_size=True,
+                block_fn=ClsBlock,
             )
         self.register_buffer("mean_C11", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std_C11", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
@@ -90,22 +93,25 @@ class Trunk(nn.Module):
         return (self.image_size_px // self.patch_size_px) ** 2
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Returns the CLS token after the final norm, (B, D)."""
-        return self.vit.norm(self._blocks(images_BCHW)[0])[:, 0]
+        """Returns the CLS token after the final norm, (B, D); of the last block nothing else is computed."""
+        tokens_BND = self._embedded(images_BCHW)
+        *blocks, last = self.vit.blocks
+        for block in blocks:
+            tokens_BND = block(tokens_BND)
+        return self.vit.norm(last(tokens_BND, is_cls_only=True))[:, 0]
 
     def tokens(self, images_BCHW: Tensor) -> Tokens:
         """Returns CLS and patch tokens of the last block, and patch tokens of the second-to-last."""
-        last_BND, penultimate_BND = self._blocks(images_BCHW)
-        last_BND = self.vit.norm(last_BND)
+        penultimate_BND = self._embedded(images_BCHW)
+        *blocks, last = self.vit.blocks
+        for block in blocks:
+            penultimate_BND = block(penultimate_BND)
+        last_BND = self.vit.norm(last(penultimate_BND))
         return Tokens(last_BND[:, 0], last_BND[:, 1:], penultimate_BND[:, 1:])
 
-    def _blocks(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        tokens_BND = self.vit._pos_embed(self.vit.patch_embed((images_BCHW - self.mean_C11) / self.std_C11))
-        penultimate_BND = tokens_BND
-        for block in self.vit.blocks:
-            penultimate_BND = tokens_BND
-            tokens_BND = block(tokens_BND)
-        return tokens_BND, penultimate_BND
+    def _embedded(self, images_BCHW: Tensor) -> Tensor:
+        """Returns what enters the first block, (B, 1 + N, D)."""
+        return self.vit._pos_embed(self.vit.patch_embed((images_BCHW - self.mean_C11) / self.std_C11))
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -80,7 +80,8 @@ CONFOUNDS = [
     (
         "Equal samples are not equal compute.",
         "At 224 px DINO with two global and eight local crops costs about 436 GFLOP per picture in training, CLIP with "
-        "a ViT-B/16 about 123. The cost table states both for this study, per sample and in total.",
+        "a ViT-B/16 about 123 (406 and 116 where the last block computes CLS alone, as here). The cost table states "
+        "both for this study, per sample and in total.",
     ),
     (
         "The objectives want different augmentation.",

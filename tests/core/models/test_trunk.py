@@ -57,3 +57,11 @@ def test_small_crops_pass_through_an_interpolated_position_embedding() -> None:
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
     with pytest.raises(ValueError, match="image_size_px=30 is not a multiple"):
         Trunk(**{**SMALL, "image_size_px": 30}, seed=0)
+
+
+def test_cls_alone_has_the_gradients_that_all_tokens_give() -> None:
+    trunk, images = Trunk(**SMALL, seed=0).double(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    direction_D = torch.rand(24, dtype=torch.float64)
+    found = torch.autograd.grad((trunk(images) @ direction_D).sum(), trunk.parameters())
+    expected = torch.autograd.grad((trunk.tokens(images).cls_BD @ direction_D).sum(), trunk.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

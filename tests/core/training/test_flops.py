@@ -34,14 +34,22 @@ def _counted(loss: Callable[[], Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def test_clip_with_vit_b_16_costs_123_gflop_an_image() -> None:
+def _spared(size_px: int) -> int:
+    """Returns what one image of ViT-B/16 spares where the last block computes CLS alone."""
+    base = BASE | {"image_size_px": size_px}
+    return vit_forward_flops(**base, is_cls_only=False) - vit_forward_flops(**base)
+
+
+def test_clip_with_vit_b_16_costs_116_gflop_an_image_and_123_with_all_tokens() -> None:
     flops = clip_training_flops(**BASE, context_length=77, text_width=512, text_depth=12)
-    assert flops / 1e9 == pytest.approx(123.3, abs=0.05)
+    assert flops / 1e9 == pytest.approx(116.0, abs=0.05)
+    assert (flops + 3 * _spared(224)) / 1e9 == pytest.approx(123.3, abs=0.05)
 
 
-def test_dino_with_vit_b_16_and_ten_crops_costs_436_gflop_an_image() -> None:
+def test_dino_with_vit_b_16_and_ten_crops_costs_406_gflop_an_image_and_436_with_all_tokens() -> None:
     flops = dino_training_flops(**BASE, local_size_px=96, num_local=8, hidden=2048, bottleneck=256, out_dim=65_536)
-    assert flops / 1e9 == pytest.approx(435.6, abs=0.05)
+    assert flops / 1e9 == pytest.approx(405.8, abs=0.05)
+    assert (flops + 8 * _spared(224) + 24 * _spared(96)) / 1e9 == pytest.approx(435.6, abs=0.05)
 
 
 def test_slip_costs_both() -> None:
@@ -50,9 +58,11 @@ def test_slip_costs_both() -> None:
 
 def test_the_trunks_flops_are_those_that_pytorch_counts() -> None:
     """But for the gradient of the pixels, which nobody needs and the usual count includes."""
-    trunk = Trunk(**SMALL, num_heads=2, seed=0)
+    trunk, images = Trunk(**SMALL, num_heads=2, seed=0), torch.zeros(1, 3, 16, 16)
     unneeded = 2 * 16 * 3 * 4**2 * 16
-    assert _counted(lambda: trunk(torch.zeros(1, 3, 16, 16)).sum()) == 3 * vit_forward_flops(**SMALL) - unneeded
+    assert _counted(lambda: trunk(images).sum()) == 3 * vit_forward_flops(**SMALL) - unneeded
+    whole = 3 * vit_forward_flops(**SMALL, is_cls_only=False) - unneeded
+    assert _counted(lambda: trunk.tokens(images).patches_BND.sum()) == whole
 
 
 def test_dinos_flops_are_those_that_pytorch_counts() -> None:
