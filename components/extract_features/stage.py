@@ -183,7 +183,7 @@ def _has_part(stage: Stage, name: str, key: str) -> bool:
 def _vectors(encoder: FrozenEncoder, pixels_BCHW: Tensor) -> dict[str, Tensor]:
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         vectors = encoder.encode(pixels_BCHW.to(device()))
-    named = {"cls": vectors.cls_BD, "patch_mean": vectors.patch_mean_BD, "joint": vectors.joint_BE}
+    named = {"cls": vectors.cls_BD, "patch_mean": vectors.patch_mean, "joint": vectors.joint_BE}
     return {name: rows.float().cpu() for name, rows in named.items() if rows is not None}
 
 

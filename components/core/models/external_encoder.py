@@ -8,7 +8,7 @@ mean of its patch tokens, without CLS, distillation tokens and registers. Weight
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from components.core.models.frozen_encoder import (
     PATCH_MEAN,
     POOLED,
     FrozenEncoder,
+    Pixels,
     Text,
     Vectors,
     block_index,
@@ -85,6 +86,8 @@ def _timm(name: str, layer: int, device: torch.device) -> FrozenEncoder:
         prepare=one_by_one(data.create_transform(**settings, is_training=False)),
         encode=encode,
         text=None,
+        vision=model,
+        pixels=_pixels(settings["mean"], settings["std"], settings["interpolation"]),
         token=token,
         facts={"library": "timm", "version": timm.__version__} | facts,
     )
@@ -111,10 +114,9 @@ def _timm_encoder(
 
     def encode(pictures_BCHW: Tensor) -> Vectors:
         prefix, patches_BPD, final = timm_tokens(model, pictures_BCHW, layer)
-        patch_mean_BD = patches_BPD.mean(dim=1)
         pooled_BD = model.forward_head(final, pre_logits=True)
-        own_BD = prefix[:, 0] if token == CLS else pooled_BD if token == POOLED else patch_mean_BD
-        return Vectors(own_BD, patch_mean_BD, None if join is None else F.normalize(join(pooled_BD), dim=1))
+        own_BD = prefix[:, 0] if token == CLS else pooled_BD if token == POOLED else patches_BPD.mean(dim=1)
+        return Vectors(own_BD, patches_BPD, None if join is None else F.normalize(join(pooled_BD), dim=1))
 
     return token, encode
 
@@ -129,12 +131,15 @@ def _open_clip(name: str, layer: int, device: torch.device) -> FrozenEncoder:
     with safetensors_only():
         model, prepare = open_clip.create_model_from_pretrained(model_name, pretrained or None)
     token, encode = _open_clip_encoder(model, layer)
-    facts = describe(model, model.visual.preprocess_cfg)
+    settings = model.visual.preprocess_cfg
+    facts = describe(model, settings)
     model.to(device).eval().requires_grad_(False)
     return FrozenEncoder(
         prepare=one_by_one(prepare),
         encode=encode,
         text=Text(on_device(model.encode_text, device), open_clip.get_tokenizer(model_name)),
+        vision=model.visual,
+        pixels=_pixels(settings["mean"], settings["std"], settings["interpolation"]),
         token=token,
         facts={"library": "open_clip", "version": open_clip.__version__} | facts,
     )
@@ -157,9 +162,8 @@ def _open_clip_encoder(model: Any, layer: int) -> tuple[str, Callable[[Tensor], 
         last_BND, [taken_BND] = visual.transformer.forward_intermediates(visual._embeds(pictures_BCHW), indices=[index])
         pooled_BD, _ = visual._pool(last_BND)
         patches_BPD = visual.ln_post(last_BND[:, 1:]) if layer == -1 else taken_BND[:, 1:]
-        patch_mean_BD = patches_BPD.mean(dim=1)
-        own_BD = pooled_BD if layer == -1 else taken_BND[:, 0] if token == CLS else patch_mean_BD
-        return Vectors(own_BD, patch_mean_BD, F.normalize(pooled_BD @ visual.proj, dim=1))
+        own_BD = pooled_BD if layer == -1 else taken_BND[:, 0] if token == CLS else patches_BPD.mean(dim=1)
+        return Vectors(own_BD, patches_BPD, F.normalize(pooled_BD @ visual.proj, dim=1))
 
     return token, encode
 
@@ -182,9 +186,16 @@ def _hugging_face(name: str, layer: int, device: torch.device) -> FrozenEncoder:
         prepare=one_by_one(prepare),
         encode=encode,
         text=None,
+        vision=model,
+        pixels=_hugging_face_pixels(processor),
         token=token,
         facts={"library": "transformers", "version": transformers.__version__} | facts,
     )
+
+
+def _hugging_face_pixels(processor: Any) -> Pixels:
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    return _pixels(mean, std, Image.Resampling(processor.resample).name)
 
 
 def _hugging_face_model(name: str) -> Any:
@@ -225,11 +236,15 @@ def _hugging_face_encoder(model: Any, layer: int, trial_BCHW: Tensor) -> tuple[s
         tokens_BND = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
         if norms_here and layer == -1:
             tokens_BND = model.post_layernorm(tokens_BND)
-        patch_mean_BD = tokens_BND[:, num_prefix:].mean(dim=1)
-        own = {CLS: tokens_BND[:, 0], POOLED: out.get("pooler_output"), PATCH_MEAN: patch_mean_BD}
-        return Vectors(own[token], patch_mean_BD, None)
+        patches_BPD = tokens_BND[:, num_prefix:]
+        own = {CLS: tokens_BND[:, 0], POOLED: out.get("pooler_output"), PATCH_MEAN: patches_BPD.mean(dim=1)}
+        return Vectors(own[token], patches_BPD, None)
 
     return token, encode
+
+
+def _pixels(mean: Sequence[float], std: Sequence[float], resampling: str) -> Pixels:
+    return Pixels(tuple(mean), tuple(std), Image.Resampling[resampling.upper()])
 
 
 def _local(name: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from components.core.data.augment import whole_views
 from components.core.models.encoder import TEXT_FILES, Files, load_encoder, load_text
-from components.core.models.trunk import weights_sha256
+from components.core.models.trunk import PIXEL_MEAN, PIXEL_STD, weights_sha256
 
 CLS, POOLED, PATCH_MEAN = "cls", "pooled", "patch_mean"
 
@@ -30,13 +30,35 @@ class Vectors(NamedTuple):
 
     Attributes:
         cls_BD: The picture's token.
-        patch_mean_BD: The mean of the patch tokens.
+        patches_BPD: The patch tokens, without CLS, distillation tokens and registers.
         joint_BE: The unit vector in the space shared with text; None without a text tower.
     """
 
     cls_BD: Tensor
-    patch_mean_BD: Tensor
+    patches_BPD: Tensor
     joint_BE: Tensor | None
+
+    @property
+    def patch_mean(self) -> Tensor:
+        """The mean of the patch tokens, (B, D)."""
+        return self.patches_BPD.mean(dim=1)
+
+
+class Pixels(NamedTuple):
+    """What is done to a picture of the right size before the model sees it, and how it gets that size.
+
+    Attributes:
+        mean: Subtracted from each channel in [0, 1].
+        std: Divides each channel then.
+        resampling: Pillow's filter.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resampling: Image.Resampling
+
+
+TRUNK_PIXELS = Pixels(PIXEL_MEAN, PIXEL_STD, Image.Resampling.BICUBIC)
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,8 @@ class FrozenEncoder:
             call it.
         encode: From a batch of those, on the encoder's device, to vectors there.
         text: The text tower of an encoder that has one.
+        vision: The vision transformer, which `encode` runs.
+        pixels: How pictures become its input, apart from padding and crop.
         token: What stands in `cls`: `cls`, the model's own `pooled` vector where it reads no CLS token, or, without
             CLS token below the last block, the `patch_mean`.
         facts: What identifies it: sha256 of weights and configuration; library and version of another library's.
@@ -64,6 +88,8 @@ class FrozenEncoder:
     prepare: Callable[[Sequence[Image.Image]], Tensor]
     encode: Callable[[Tensor], Vectors]
     text: Text | None
+    vision: nn.Module
+    pixels: Pixels
     token: str
     facts: dict[str, str]
 
@@ -91,12 +117,14 @@ def load_checkpoint(files: Files, names: Sequence[str], layer: int, device: torc
         normalised_BCHW = (pictures_BCHW - trunk.mean_C11) / trunk.std_C11
         prefix, patches_BPD, final_BND = timm_tokens(trunk.vit, normalised_BCHW, layer)
         joint_BE = None if projection_DE is None else F.normalize(final_BND[:, 0] @ projection_DE, dim=1)
-        return Vectors(prefix[:, 0], patches_BPD.mean(dim=1), joint_BE)
+        return Vectors(prefix[:, 0], patches_BPD, joint_BE)
 
     return FrozenEncoder(
         prepare=lambda pictures: whole_views(pictures, trunk.image_size_px),
         encode=encode,
         text=Text(on_device(side.tower.to(device), device), side.tokenizer) if side else None,
+        vision=trunk,
+        pixels=TRUNK_PIXELS,
         token=CLS,
         facts=identity,
     )

@@ -98,14 +98,14 @@ def test_a_timm_encoder_gives_timms_own_tokens(tmp_path: Path, shape: dict[str, 
     assert encoder.token == token and found.joint_BE is None and encoder.text is None
     tokens_BND = model.forward_features(prepared)
     torch.testing.assert_close(found.cls_BD, model(prepared), **TOLERANCE)
-    torch.testing.assert_close(found.patch_mean_BD, tokens_BND[:, -NUM_PATCHES:].mean(dim=1), **TOLERANCE)
+    torch.testing.assert_close(found.patch_mean, tokens_BND[:, -NUM_PATCHES:].mean(dim=1), **TOLERANCE)
     before = load_external(f"timm:{tmp_path / 'model'}", -2, CPU)
     _, below = encoded(before)
     [(patches, *prefix)] = [
         taken if isinstance(taken, tuple) else (taken,)
         for taken in model.get_intermediate_layers(prepared, n=[1], return_prefix_tokens=True)
     ]
-    torch.testing.assert_close(below.patch_mean_BD, patches.mean(dim=1), **TOLERANCE)
+    torch.testing.assert_close(below.patch_mean, patches.mean(dim=1), **TOLERANCE)
     torch.testing.assert_close(below.cls_BD, prefix[0][:, 0] if prefix else patches.mean(dim=1), **TOLERANCE)
     assert before.token == ("cls" if token == "cls" else "patch_mean")
 
@@ -162,10 +162,10 @@ def test_an_open_clip_encoder_gives_open_clips_own_embeddings(tmp_path: Path, ki
         own.proj = None
         torch.testing.assert_close(found.cls_BD, own(prepared), **TOLERANCE)
         own.output_tokens = True
-        torch.testing.assert_close(found.patch_mean_BD, own(prepared)[1].mean(dim=1), **TOLERANCE)
+        torch.testing.assert_close(found.patch_mean, own(prepared)[1].mean(dim=1), **TOLERANCE)
         taken = own.forward_intermediates(prepared, indices=[1], output_fmt="NLC", output_extra_tokens=True)
         torch.testing.assert_close(below.cls_BD, taken["image_intermediates_prefix"][0][:, 0], **TOLERANCE)
-        torch.testing.assert_close(below.patch_mean_BD, taken["image_intermediates"][0].mean(dim=1), **TOLERANCE)
+        torch.testing.assert_close(below.patch_mean, taken["image_intermediates"][0].mean(dim=1), **TOLERANCE)
     elif kind == "timm":
         torch.testing.assert_close(found.cls_BD, model.visual.trunk(prepared), **TOLERANCE)
 
@@ -223,12 +223,12 @@ def test_an_encoder_of_transformers_gives_transformers_own_states(tmp_path: Path
     else:
         torch.testing.assert_close(found.cls_BD, out.last_hidden_state[:, 0], **TOLERANCE)
     last = model.post_layernorm(out.last_hidden_state) if kind in ("clip", "clip vision") else out.last_hidden_state
-    torch.testing.assert_close(found.patch_mean_BD, last[:, -NUM_PATCHES:].mean(dim=1), **TOLERANCE)
+    torch.testing.assert_close(found.patch_mean, last[:, -NUM_PATCHES:].mean(dim=1), **TOLERANCE)
     assert encoder.token == ("pooled" if is_siglip else "cls")
     before = load_external(name, -2, CPU)
     _, below = encoded(before)
     patch_mean_BD = out.hidden_states[-2][:, -NUM_PATCHES:].mean(dim=1)
-    torch.testing.assert_close(below.patch_mean_BD, patch_mean_BD, **TOLERANCE)
+    torch.testing.assert_close(below.patch_mean, patch_mean_BD, **TOLERANCE)
     torch.testing.assert_close(below.cls_BD, patch_mean_BD if is_siglip else out.hidden_states[-2][:, 0], **TOLERANCE)
     assert before.token == ("patch_mean" if is_siglip else "cls")
     assert load_external(name, -1, CPU).facts == encoder.facts, "nothing of it is random"
