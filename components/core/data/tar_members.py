@@ -36,6 +36,27 @@ def read_members(stream: BufferedIOBase) -> Iterator[tuple[str, bytes | None]]:
     Raises:
         DamagedArchive: A header is wrong, or there is no end mark; every whole member before that came already.
     """
+    for name, size in _entries(stream):
+        yield name, None if size is None else _read(stream, size)
+
+
+def find_members(stream: BufferedIOBase) -> Iterator[tuple[str, int, int]]:
+    """Yields (name, where its data begins, its size) of the members that `read_members` gives data of.
+
+    Only headers are read: from one to the next, the stream seeks.
+
+    Raises:
+        DamagedArchive: As `read_members`.
+    """
+    for name, size in _entries(stream):
+        if size is not None:
+            start = stream.tell()
+            yield name, start, size
+            stream.seek(start + size + -size % BLOCK_BYTES)
+
+
+def _entries(stream: BufferedIOBase) -> Iterator[tuple[str, int | None]]:
+    """Yields (name, size) of members, the stream at the data, which the caller steps over; no size: it is done here."""
     records: dict[str, str] = {}  # what extension headers say of the next member
     while (header := stream.read(BLOCK_BYTES)) != _END:
         kind, size = header[156:157], _checked_size(header)
@@ -49,7 +70,7 @@ def read_members(stream: BufferedIOBase) -> Iterator[tuple[str, bytes | None]]:
             is_plain = is_plain and not any(key.startswith("GNU.sparse") for key in records)
             records = {}
         if is_plain and size <= MAX_MEMBER_BYTES and _is_below(name):
-            yield name, _read(stream, size)
+            yield name, size
             continue
         if kind == _SPARSE:
             _skip_sparse_map(stream, header)
