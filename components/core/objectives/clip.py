@@ -100,6 +100,10 @@ class ClipObjective(Objective):
         """Returns unit vectors (B, E) of token ids."""
         return F.normalize(self.text_tower(tokens_BT).float(), dim=1)
 
+    def unsaved(self) -> list[nn.Parameter]:
+        """Returns the frozen layers of a language tower."""
+        return [parameter for parameter in self.text_tower.parameters() if not parameter.requires_grad]
+
     def weight_decay(self, step: int) -> float:
         """Returns the constant of the constructor."""
         return self._weight_decay

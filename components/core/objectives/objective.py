@@ -65,6 +65,12 @@ class Objective(nn.Module):
                 was skipped; reading it on the host would wait for the device.
         """
 
+    def unsaved(self) -> list[nn.Parameter]:
+        """Returns the parameters that checkpoints leave out: frozen ones, never changed by `after_update`, that whoever
+        builds the objective loads again from where they came.
+        """
+        return []
+
     def weight_decay(self, step: int) -> float:
         """Returns the weight decay of this step, for parameters of two dimensions or more."""
         return 0.0

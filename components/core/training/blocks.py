@@ -1,8 +1,8 @@
-"""Transformer blocks made faster or smaller for the time of a training; their numbers stay what they are.
+"""Transformer blocks, and how they are made faster or smaller for a training; their numbers stay what they are.
 
-It concerns the blocks of timm's vision transformers and open_clip's text towers: the elements of what is named
-`blocks` or `resblocks`, wherever that is in the objective. Each block is compiled alone, with static shapes, so that
-one compilation serves all blocks of a kind.
+Blocks are the elements of timm's and open_clip's `blocks` and `resblocks`, and of what Hugging Face's models call
+`layers`, `h` (GPT-2) or `layer` (BERT), wherever that is in the objective. Each block is compiled alone, with static
+shapes, so that one compilation serves all blocks of a kind.
 """
 
 from __future__ import annotations
@@ -17,17 +17,26 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 BLOCK_LISTS = ("blocks", "resblocks")
+MODULE_LISTS = ("layers", "h", "layer")  # blocks where it is a ModuleList: as Sequential it is any stack of layers
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """Returns the blocks in a module, in the order of their names' first appearance."""
+    """Returns the blocks in a module, in the order of their names' first appearance.
+
+    Of lists within lists, such as blocks in the stages of a Swin transformer, the innermost count.
+    """
+    return list(dict.fromkeys(block for found in _lists_in(module) for block in found))
+
+
+def _lists_in(module: nn.Module) -> list[nn.ModuleList | nn.Sequential]:
     lists = [
         child
         for parent in module.modules()
         for name, child in parent.named_children()
-        if name in BLOCK_LISTS and isinstance(child, nn.ModuleList | nn.Sequential)
+        if (name in BLOCK_LISTS and isinstance(child, nn.ModuleList | nn.Sequential))
+        or (name in MODULE_LISTS and isinstance(child, nn.ModuleList))
     ]
-    return [block for found in lists for block in found]
+    return [found for found in lists if not any(_lists_in(block) for block in found)]
 
 
 @contextlib.contextmanager

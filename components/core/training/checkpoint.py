@@ -29,6 +29,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from components.core.training.sharding import is_sharded, whole
+
 _LOG = logging.getLogger(__name__)
 _JSON_NAME = re.compile(r"step-(\d+)\.json")
 _PART_BYTES = 16 << 20
@@ -278,8 +280,8 @@ class _Image:
     @torch.no_grad()
     def take(self, tensors: dict[str, Tensor]) -> None:
         """Copies the tensors to their places; those on a GPU by its current stream, which is not waited for."""
-        for name, place in self.places.items():
-            place.copy_(tensors[name], non_blocking=True)
+        for name, tensor in whole(tensors):
+            self.places[name].copy_(tensor, non_blocking=True)
 
     def parts(self) -> list[memoryview]:
         """Returns the file's bytes in order, in pieces that don't copy anything."""
@@ -289,16 +291,22 @@ class _Image:
 
 
 class _Copying:
-    """A copy under way: by a thread, or, where some of the tensors are on a GPU, by a stream of its own."""
+    """A copy under way: by a thread, or, where some of the tensors are on a GPU, by a stream of its own.
+
+    Sharded tensors are gathered from all ranks, one by one, in the caller's order of collectives: at once.
+    """
 
     def __init__(self, image: _Image, tensors: dict[str, Tensor], copier: ThreadPoolExecutor) -> None:
         device = next((tensor.device for tensor in tensors.values() if tensor.is_cuda), None)
         self._thread: Future[None] | None = None
         self._event: torch.cuda.Event | None = None
+        is_gathered = any(is_sharded(tensor) for tensor in tensors.values())
         if device is None:
-            self._thread = copier.submit(image.take, tensors)
+            self._thread = None if is_gathered else copier.submit(image.take, tensors)
+            if is_gathered:
+                image.take(tensors)
             return
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.current_stream(device) if is_gathered else torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             image.take(tensors)

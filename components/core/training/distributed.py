@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -128,18 +128,23 @@ def objects_of_all_ranks(value: Any) -> list[Any]:
     return found
 
 
-def from_first_rank(value: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """Returns the first rank's value and CPU tensors; what the others give is ignored."""
+def from_first_rank(value: Any) -> Any:
+    """Returns the first rank's value, of any kind but with tensors; what the others give is ignored."""
     if world().size == 1:
-        return value, tensors
-    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-    said = [value, shapes]
+        return value
+    said = [value]
     dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
-    if world().rank:
-        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in said[1].items()}
-    for tensor in tensors.values():
-        dist.broadcast(tensor, src=0)
-    return said[0], tensors
+    return said[0]
+
+
+def tensors_from_first_rank(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yields the first rank's CPU tensors with their names, one by one, so that no other rank holds them all."""
+    kinds = from_first_rank({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    for name, (shape, dtype) in kinds.items():
+        tensor = tensors[name] if world().rank == 0 else torch.empty(shape, dtype=dtype)
+        if world().size > 1:
+            dist.broadcast(tensor, src=0)
+        yield name, tensor
 
 
 def _place(environment: Mapping[str, str]) -> World:

@@ -6,7 +6,8 @@ need all embeddings at once: they are made without gradient, the loss of the who
 gradient, and each micro-batch is embedded again with that gradient as its end (GradCache: Gao, Zhang, Han and
 Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", arXiv 2101.06983, section 3).
 
-Ranks average their gradients once, in the backward pass of the last micro-batch.
+Ranks average their gradients once, in the backward pass of the last micro-batch. A sharded objective (sharding.py) thus
+holds a whole gradient, in float32, while there are further micro-batches to come, and its share of it with one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from components.core.objectives.objective import Embeddings, LossAndMetrics, Objective
 from components.core.training.batches import split
@@ -30,7 +34,7 @@ class Gradients:
     """Leaves in every parameter's `grad` the gradient of the loss of one batch.
 
     Args:
-        objective: on its device.
+        objective: on its device; sharded or whole.
         num_micro_batches: parts that are computed one after the other.
         autocast: entered around every forward pass, anew each time: a cast that was made without gradient must not
             serve a pass that wants one.
@@ -43,7 +47,7 @@ class Gradients:
         self.objective, self.num_micro_batches = objective, num_micro_batches
         self.autocast, self.mark = autocast, mark
         self.module: nn.Module = objective
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and not isinstance(objective, FSDPModule):
             self.module = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(self, batch: Any, step: int) -> LossAndMetrics:
@@ -117,9 +121,22 @@ class Gradients:
 
     def _averaging(self, is_on: bool) -> AbstractContextManager[Any]:
         """Returns a context in which backward passes average over the ranks, or don't."""
+        if isinstance(self.module, FSDPModule):
+            self.module.set_requires_gradient_sync(is_on)
+            return contextlib.nullcontext()
         if is_on or not isinstance(self.module, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.module.no_sync()
+
+
+@torch.no_grad()
+def clip_gradients(parameters: list[nn.Parameter], greatest: float) -> Tensor:
+    """Scales the gradients down to a global norm, and returns the norm that they had, the same on every rank."""
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    clip_grads_with_norm_(parameters, greatest, norm)
+    return norm
 
 
 def _with_last(parts: list[Any]) -> Iterable[tuple[Any, bool]]:

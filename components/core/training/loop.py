@@ -23,17 +23,12 @@ from components.core.training import distributed
 from components.core.training.batches import BatchT, Ready, num_rows, on_device
 from components.core.training.blocks import tuned_blocks
 from components.core.training.checkpoint import NO_SETTINGS, Checkpoint, Checkpoints, Settings, Tell, log_event
-from components.core.training.gradients import Gradients
+from components.core.training.gradients import Gradients, clip_gradients
 from components.core.training.guard import Guard
 from components.core.training.memory import peak_gib, said_out_of_memory
-from components.core.training.optimizer import (
-    build_optimizer,
-    learning_rate_at,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_schedule,
-    step_unless,
-)
+from components.core.training.optimizer import build_optimizer, learning_rate_at, set_schedule, step_unless
+from components.core.training.saved_state import SavedState
+from components.core.training.sharding import shard, unshard, whole
 from components.core.training.watchdog import BusyClock, Watchdog, all_busy_s, stragglers
 
 Curve = list[tuple[int, dict[str, float]]]  # (steps done, metrics) of each report
@@ -65,6 +60,8 @@ class LoopConfig:
         num_micro_batches: parts of a rank's batch that are computed one after the other: less memory, same result.
         is_compiled: transformer blocks through torch.compile.
         checkpoint_activations: transformer blocks keep their input only, and are computed again in the backward pass.
+        parallel: ddp: every rank holds the whole objective; fsdp: a share of it, which separable objectives can
+            (sharding.py). It may change when a run is resumed.
         hang_slack_s: a step that takes this much beyond twice the slowest of the last ones ends the process, with the
             stacks of its threads; infinite: no watch.
         hang_patience_s: how long the first step, the call of `report`, and a checkpoint may take.
@@ -84,6 +81,7 @@ class LoopConfig:
     num_micro_batches: int = 1
     is_compiled: bool = False
     checkpoint_activations: bool = False
+    parallel: str = "ddp"
     hang_slack_s: float = 60.0
     hang_patience_s: float = 1_800.0
 
@@ -121,7 +119,8 @@ def train(
     Raises:
         Interrupted: should_stop said so; all steps done are saved.
         Diverged: max_nonfinite_steps steps in a row were skipped, or the last, and none was ever reported.
-        ValueError: the settings differ from those of the checkpoint, or num_micro_batches doesn't divide the batch.
+        ValueError: settings, model or its frozen part differ from the checkpoint's, num_micro_batches doesn't divide
+            the batch, or parallel is not for this objective.
         OutOfMemory: a ValueError: a step doesn't fit.
     """
     run = _Run(objective, config, checkpoints, settings, tell)
@@ -136,6 +135,7 @@ def train(
         _steps(run, zip(range(first_step, config.num_steps), ready, strict=False), watchdog, report, should_stop)
         with watchdog.patient():
             run.settle()
+    unshard(objective)
     if run.saved_step < config.num_steps:
         raise RuntimeError(f"the batches ended before num_steps={config.num_steps}: they must not end")
     return run.curve
@@ -181,6 +181,8 @@ class _Run:
         self.objective, self.config, self.checkpoints = objective, config, checkpoints
         self.settings, self.tell = settings, tell
         self.device = next(objective.parameters()).device
+        self.saved = SavedState(objective)
+        shard(objective, parallel=config.parallel, is_bfloat16=config.is_bfloat16)
         self.optimizer = build_optimizer(
             objective,
             learning_rate=config.learning_rate,
@@ -202,10 +204,9 @@ class _Run:
     def resume(self) -> int:
         """Restores the first rank's newest whole checkpoint on all ranks and returns the number of steps done."""
         checkpoint = self.checkpoints.latest() if distributed.world().rank == 0 else None
-        said = (checkpoint.step, checkpoint.facts) if checkpoint else None
-        said, tensors = distributed.from_first_rank(said, checkpoint.tensors if checkpoint else {})
+        said = distributed.from_first_rank((checkpoint.step, checkpoint.facts) if checkpoint else None)
         if said is not None:
-            self._restore(Checkpoint(step=said[0], tensors=tensors, facts=said[1]))
+            self._restore(Checkpoint(said[0], checkpoint.tensors if checkpoint else {}, said[1]))
         self.gradients = Gradients(
             self.objective,
             num_micro_batches=self.config.num_micro_batches,
@@ -225,7 +226,7 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             loss, metrics = self.gradients(found.batch, step)
             self.objective.before_update(step)
-            norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip_norm)
+            norm = clip_gradients(self.trained, self.config.clip_norm)
             self.checkpoints.wait_until_copied()  # from here on, what it copies changes
             is_good, found_inf = self.guard.judge(loss, norm, step)
             step_unless(self.optimizer, found_inf)
@@ -267,16 +268,15 @@ class _Run:
         self.reported_step, self.reported_at = num_done, time.perf_counter()
 
     def save(self, num_done: int) -> None:
-        """Begins to save weights, buffers, optimiser and counts; the first rank does, since all hold the same."""
+        """Begins to save weights, buffers, optimiser and counts; the first rank does, for whom the others gather."""
         self.saved_step = num_done
+        tensors = self.saved.tensors(self.optimizer, self.guard)
         if distributed.world().rank:
+            deque(whole(tensors), maxlen=0)
             return
-        tensors = {f"model/{name}": tensor for name, tensor in self.objective.state_dict().items()}
-        state = optimizer_tensors(self.optimizer, self.objective)
-        tensors |= {f"optimizer/{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"guard/{name}": tensor for name, tensor in self.guard.state_dict().items()}
         facts = {"num_steps": self.config.num_steps, "curve": self.curve, "changes": self.changes}
-        self.checkpoints.begin(num_done, tensors, facts | {"settings": self.settings.values})
+        facts |= {"settings": self.settings.values, "unsaved": self.saved.fingerprint}
+        self.checkpoints.begin(num_done, tensors, facts)
 
     def settle(self) -> None:
         """Returns when what was saved is committed, on all ranks: the first to leave would end the others."""
@@ -296,13 +296,13 @@ class _Run:
         if changes:
             self.changes.append({"step": checkpoint.step, "changes": changes})
             self.tell("settings_changed", step=checkpoint.step, changes=changes)
-        split: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "guard": {}}
-        for name, tensor in checkpoint.tensors.items():
-            kind, _, rest = name.partition("/")
-            split[kind][rest] = tensor
-        self.objective.load_state_dict(split["model"])
-        load_optimizer_tensors(self.optimizer, self.objective, split["optimizer"])
-        self.guard.load_state_dict(split["guard"])
+        if facts["unsaved"] != self.saved.fingerprint:
+            raise ValueError(
+                f"The frozen parameters of {type(self.objective).__name__}, which checkpoints leave out, are not those "
+                f"of the checkpoint at step {checkpoint.step}: give the language model and revision that the run was "
+                "begun with, or choose another folder."
+            )
+        self.saved.restore(checkpoint.tensors, self.optimizer, self.guard)
         self.curve = [(step, values) for step, values in facts["curve"]]
         self.saved_step = checkpoint.step
         self.tell("resumed", step=checkpoint.step, of=self.config.num_steps)

@@ -13,6 +13,8 @@ import struct
 import torch
 from torch import Tensor, nn
 
+from components.core.training.sharding import put
+
 
 def build_optimizer(
     module: nn.Module, *, learning_rate: float, beta1: float, beta2: float, epsilon: float
@@ -69,16 +71,11 @@ def optimizer_tensors(optimizer: torch.optim.AdamW, module: nn.Module) -> dict[s
     }
 
 
-def load_optimizer_tensors(optimizer: torch.optim.AdamW, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` returned; parameters without state (never updated) stay without."""
-    for name, parameter in module.named_parameters():
-        prefix = f"{name}/"
-        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if state:
-            optimizer.state[parameter] = {
-                entry: value.to(parameter.device) if entry == "step" else value.to(parameter)
-                for entry, value in state.items()
-            }
+def load_optimizer_tensor(optimizer: torch.optim.AdamW, parameter: Tensor, entry: str, whole: Tensor) -> None:
+    """Puts back one of the entries that `optimizer_tensors` returned; a parameter without (never updated) stays so."""
+    place = torch.empty_like(parameter) if entry != "step" else torch.empty_like(whole, device=parameter.device)
+    put(whole, place)
+    optimizer.state[parameter][entry] = place
 
 
 def step_unless(optimizer: torch.optim.AdamW, found_inf: Tensor) -> None:
