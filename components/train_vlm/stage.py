@@ -7,22 +7,23 @@ from typing import Any
 
 import numpy
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
+from components.core.data.conversation import TEMPLATES
 from components.core.data.dialogue import Dialogue, DialogueBatch, DialogueBatches, dialogue, texts
 from components.core.data.shard_samples import Sample, read_samples
-from components.core.models.encoder import architecture, device, device_name, load_encoder, save_encoder
+from components.core.models.encoder import architecture, device, device_name, load_encoder
 from components.core.models.language_model import (
     TINY,
     LanguageModel,
     load_language_model,
-    save_language_model,
     tiny_language_model,
 )
 from components.core.models.projector import Projector
-from components.core.models.trunk import Trunk, weights_sha256
-from components.core.models.vlm import image_features, square_picture
+from components.core.models.trunk import weights_sha256
+from components.core.models.vision_tower import VisionTower, own_tower
+from components.core.models.vlm import VisionLanguageModel
+from components.core.models.vlm_files import save_vlm
 from components.core.objectives.objective import Objective
 from components.core.objectives.vlm import AlignObjective, TextObjective, TuneObjective
 from components.core.training.checkpoint import Checkpoints
@@ -31,7 +32,7 @@ from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.stage import Outcome, Stage
 from components.train_vlm.params import Params
 
-LANGUAGE_MODEL, PROJECTOR, CURVE = "language_model", "projector.safetensors", "curve.json"
+CURVE = "curve.json"
 BETA1, BETA2, EPSILON = 0.9, 0.98, 1e-8
 MAX_NONFINITE_STEPS = 10
 PICTURES_AT_ONCE = 256
@@ -48,7 +49,8 @@ def run(params: Params, stage: Stage) -> Outcome:
     samples = list(read_samples(stage.folder("shards"), manifest))
     language_model = _language_model(params, samples, seed).to(device())
     dialogues, num_left_out = _dialogues(params, samples, language_model)
-    features_IND = _features(encoder.to(device()), samples, stage)
+    tower = own_tower(encoder.to(device()), {name: facts[name] for name in ("arm", "seed", "replicate")})
+    features_IND = _features(tower, samples, stage)
     padding_id = language_model.tokenizer.pad_token_id
     batches = DialogueBatches(
         dialogues, padding_id=language_model.end_id if padding_id is None else padding_id, seed=seed
@@ -64,11 +66,11 @@ def run(params: Params, stage: Stage) -> Outcome:
                 start,
                 batch_size=params.text_batch_size,
                 num_questions=params.questions_per_picture,
-                num_words=encoder.num_patches,
+                num_words=tower.num_tokens,
             ),
         )
     language_model_sha256 = weights_sha256(language_model.model)
-    projector = Projector(in_width=encoder.width, out_width=language_model.width, seed=seed).to(device())
+    projector = Projector(in_width=tower.width, out_width=language_model.width, seed=seed).to(device())
     projector_sha256 = weights_sha256(projector)
     language_model.requires_grad_(False)
     curves["align"] = _phase(
@@ -91,9 +93,7 @@ def run(params: Params, stage: Stage) -> Outcome:
             num_questions=params.questions_per_picture,
         ),
     )
-    files = save_language_model(stage.out, LANGUAGE_MODEL, language_model)
-    stage.out.write(PROJECTOR, save({n: t.detach().cpu().contiguous() for n, t in projector.state_dict().items()}))
-    files += save_encoder(stage.out, encoder, {name: facts[name] for name in ("arm", "seed", "replicate")})
+    files = save_vlm(stage.out, VisionLanguageModel(tower, projector, language_model, TEMPLATES["bare"]))
     stage.out.write_json(CURVE, {name: _columns(curve) for name, curve in curves.items()})
     checkpoints = stage.out.folder("checkpoints")
     for name in checkpoints.names():
@@ -101,7 +101,7 @@ def run(params: Params, stage: Stage) -> Outcome:
     last = curves["tune"][-1][1]
     return Outcome(
         kind="VlmManifest",
-        files=[*files, PROJECTOR, CURVE],
+        files=[*files, CURVE],
         counts={
             "pictures": len(dialogues),
             "questions": sum(len(found.questions) for found in dialogues),
@@ -155,7 +155,7 @@ def _dialogues(params: Params, samples: list[Sample], language_model: LanguageMo
 
 
 @torch.inference_mode()
-def _features(encoder: Trunk, samples: list[Sample], stage: Stage) -> Tensor:
+def _features(tower: VisionTower, samples: list[Sample], stage: Stage) -> Tensor:
     """Returns every picture's image tokens, (I, N, D): the encoder is frozen and pictures are not augmented."""
     parts = []
     with stage.progress(len(samples), "picture") as bar:
@@ -163,10 +163,9 @@ def _features(encoder: Trunk, samples: list[Sample], stage: Stage) -> Tensor:
             if stage.stopping():
                 raise Preempted("features are not kept; the next run computes them again")
             part = samples[start : start + PICTURES_AT_ONCE]
-            pictures = [square_picture(sample.image, encoder.image_size_px) for sample in part]
-            images_BHWC = torch.from_numpy(numpy.stack([numpy.asarray(picture) for picture in pictures]))
-            parts.append(image_features(encoder, images_BHWC.permute(0, 3, 1, 2).to(device())).cpu())
-            bar.advance(len(pictures))
+            pictures_BCSS = torch.from_numpy(numpy.stack([tower.prepare(sample.image) for sample in part]))
+            parts.append(tower(pictures_BCSS.to(device())).cpu())
+            bar.advance(len(part))
     return torch.cat(parts).clone()
 
 

@@ -1,4 +1,4 @@
-# B batch, T tokens, E width, M tokens asked for, V vocabulary.
+# B batch, S places, T tokens, E width, M of these chosen, V vocabulary.
 """Causal language models by name: a tiny one made on the spot, or any that transformers can load.
 
 The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of about a hundred thousand weights. Its vocabulary is made
@@ -7,10 +7,14 @@ question with four options is about a dozen tokens, and a reply is mostly one of
 context. To learn from scratch which letter stands before which word takes a model of this size many times as long.
 """
 
+import contextlib
 import re
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,14 +31,16 @@ FRAME = ("Question: ", "Options:", "Answer with the option's letter from the giv
 WORD = r"\w+|[^\w\s]"
 LINE = re.compile(rf"^[{LETTERS}]\. .+$", re.MULTILINE)
 LEAST_REPEATS, MOST_LINES = 4, 8192  # of a line that becomes one token
+MAX_SHARD = "4GB"  # of saved weights
+SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configurations of Gemma 2, Cohere, Granite
 
 
 class Files(Protocol):
-    """A place that holds bytes by name."""
+    """A place that holds files by name; one on this machine's disk says so by an attribute `path`."""
 
-    def read(self, name: str) -> bytes: ...
+    def open(self, name: str) -> BufferedIOBase: ...
 
-    def write(self, name: str, data: bytes) -> None: ...
+    def writer(self, name: str) -> AbstractContextManager[BufferedIOBase]: ...
 
     def names(self, prefix: str = "") -> list[str]: ...
 
@@ -47,12 +53,16 @@ class LanguageModel(nn.Module):
         tokenizer: A transformers tokenizer.
 
     Raises:
-        ValueError: The tokenizer has no end token, or doesn't tell A, B, C and D apart.
+        ValueError: The tokenizer has no end token, or doesn't tell A, B, C and D apart; or the model's scores are not
+            the product of its last states and its output embedding.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = model.eval(), tokenizer
+        for name in SCALED:
+            if getattr(model.config, name, None) not in (None, 1):
+                raise ValueError(f"its scores are changed by {name}: give a model such as Llama, Mistral or Qwen")
         if tokenizer.eos_token_id is None:
             raise ValueError("its tokenizer has no end token")
         self.end_id: int = tokenizer.eos_token_id
@@ -82,21 +92,35 @@ class LanguageModel(nn.Module):
         """Returns word vectors (B, T, E)."""
         return self.model.get_input_embeddings()(tokens_BT)
 
-    def logits(self, vectors_BTE: Tensor, mask_B1TT: Tensor, positions_BT: Tensor, is_asked_BT: Tensor) -> Tensor:
-        """Returns the logits (M, V) of the tokens that follow the M asked positions, row by row.
-
-        Only these are computed: with short replies the vocabulary's scores elsewhere would be most of the work.
+    def states(
+        self, vectors_BSE: Tensor, mask_B1SS: Tensor | None = None, positions_BS: Tensor | None = None
+    ) -> Tensor:
+        """Returns the last states (B, S, E), after the final norm.
 
         Args:
-            vectors_BTE: Word vectors.
-            mask_B1TT: True where a position (row) sees another (column).
-            positions_BT: Where each token stands.
-            is_asked_BT: The positions whose next token is wanted.
+            vectors_BSE: Words, or what stands in their place.
+            mask_B1SS: True where a position (row) sees another (column); without, each sees all up to itself.
+            positions_BS: Where each stands; without, as they come.
         """
-        states_BTE = self.model.base_model(
-            inputs_embeds=vectors_BTE, attention_mask=mask_B1TT, position_ids=positions_BT, use_cache=False
+        return self.model.base_model(
+            inputs_embeds=vectors_BSE, attention_mask=mask_B1SS, position_ids=positions_BS, use_cache=False
         ).last_hidden_state
-        return self.model.get_output_embeddings()(states_BTE[is_asked_BT])
+
+    def scores(self, states_ME: Tensor) -> Tensor:
+        """Returns the logits (M, V) of the tokens that follow these states."""
+        return self.model.get_output_embeddings()(states_ME)
+
+    def some_scores(self, states_BE: Tensor, ids_BM: Tensor) -> Tensor:
+        """Returns the logits (B, M) of some tokens each, in float32: in bfloat16 equal ones are frequent."""
+        head = self.model.get_output_embeddings()
+        scores_BM = (head.weight[ids_BM].float() @ states_BE.float()[:, :, None])[:, :, 0]
+        return scores_BM if head.bias is None else scores_BM + head.bias[ids_BM].float()
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Returns itself; the model stays in evaluation mode, which has no dropout."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
 
 def reply_text(letter: str, text: str) -> str:
@@ -168,18 +192,25 @@ def word_tokenizer(texts: Iterable[str]) -> Any:
     )
 
 
-def load_language_model(name_or_path: str) -> LanguageModel:
-    """Returns a model that transformers knows by name or path.
+def load_language_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Returns a model that transformers knows by name or path, in evaluation mode.
+
+    Args:
+        name_or_path: On the hub, or a folder.
+        dtype: Of the weights: float32 to be trained (autocast or FSDP compute in bfloat16), bfloat16 to be used only.
 
     Raises:
         ValueError: It can't be loaded, or can't be used.
     """
     allow_torchvision_import()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path, use_safetensors=True, dtype=dtype, trust_remote_code=False
+        )
+        model.generation_config = GenerationConfig()  # its own may ask for sampling, or punish repetition
         return LanguageModel(model, tokenizer)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -189,20 +220,33 @@ def load_language_model(name_or_path: str) -> LanguageModel:
 def save_language_model(files: Files, folder: str, language_model: LanguageModel) -> list[str]:
     """Writes model and tokenizer in Hugging Face's format below `folder`, and returns the names written."""
     with tempfile.TemporaryDirectory() as directory:
-        language_model.model.save_pretrained(directory, safe_serialization=True)
+        language_model.model.save_pretrained(directory, max_shard_size=MAX_SHARD)
         language_model.tokenizer.save_pretrained(directory)
         names = []
         for path in sorted(p for p in Path(directory).rglob("*") if p.is_file()):
             names.append(f"{folder}/{path.relative_to(directory).as_posix()}")
-            files.write(names[-1], path.read_bytes())
+            with path.open("rb") as source, files.writer(names[-1]) as target:
+                shutil.copyfileobj(source, target)
     return names
 
 
-def read_language_model(files: Files, folder: str) -> LanguageModel:
+def read_language_model(files: Files, folder: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Returns what `save_language_model` wrote."""
+    with _on_disk(files, folder) as directory:
+        return load_language_model(str(directory), dtype)
+
+
+@contextlib.contextmanager
+def _on_disk(files: Files, folder: str) -> Iterator[Path]:
+    """Yields a directory with the files below `folder`: where they are, or else a copy for the time being."""
+    path = getattr(files, "path", None)
+    if isinstance(path, Path):
+        yield path / folder
+        return
     with tempfile.TemporaryDirectory() as directory:
         for name in files.names(f"{folder}/"):
-            target = Path(directory) / name.removeprefix(f"{folder}/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(files.read(name))
-        return load_language_model(directory)
+            copy = Path(directory) / name.removeprefix(f"{folder}/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with files.open(name) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        yield Path(directory)

@@ -12,7 +12,7 @@ from torch import Tensor
 from components.core.data.dialogue import IGNORED, DialogueBatch
 from components.core.models.language_model import LanguageModel
 from components.core.models.projector import Projector
-from components.core.models.vlm import text_logits
+from components.core.models.turns import text_logits
 from components.core.objectives.objective import LossAndMetrics, Objective
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from components.core.data.conversation import TEMPLATES
 from components.core.data.dialogue import IGNORED, DialogueBatches, dialogue, texts
 from components.core.data.shard_samples import Sample
 from components.core.models.language_model import (
@@ -18,8 +19,10 @@ from components.core.models.language_model import (
     tiny_language_model,
 )
 from components.core.models.projector import Projector
-from components.core.models.trunk import PIXEL_MEAN, Trunk, weights_sha256
-from components.core.models.vlm import VisionLanguageModel, square_picture, text_logits
+from components.core.models.trunk import Trunk, weights_sha256
+from components.core.models.turns import text_logits
+from components.core.models.vision_tower import own_tower
+from components.core.models.vlm import VisionLanguageModel
 from components.core.objectives.vlm import AlignObjective, TextObjective, TuneObjective
 from components.runtime.storage import open_folder
 
@@ -46,7 +49,8 @@ def tiny() -> LanguageModel:
 
 def vlm(language_model: LanguageModel) -> VisionLanguageModel:
     trunk = Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0).eval()
-    return VisionLanguageModel(trunk, Projector(in_width=16, out_width=32, seed=0), language_model)
+    projector = Projector(in_width=16, out_width=32, seed=0)
+    return VisionLanguageModel(own_tower(trunk, {}), projector, language_model, TEMPLATES["bare"])
 
 
 def test_options_and_the_fixed_parts_of_the_prompt_are_one_token_each():
@@ -132,20 +136,6 @@ def test_the_batch_does_not_change_the_answers():
         alone = [model.generate(features_BND[i : i + 1], prompts[i : i + 1], 3)[0] for i in range(8)]
     assert whole == single
     assert replies == alone
-
-
-def test_image_tokens_are_the_penultimate_patches_without_cls():
-    model = vlm(tiny())
-    pictures_BCSS = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8)
-    expected = model.encoder.tokens(pictures_BCSS.float() / 255).penultimate_BND
-    assert torch.equal(model.features(pictures_BCSS), expected) and expected.shape == (2, 4, 16)
-
-
-def test_a_picture_is_padded_with_the_mean_colour():
-    padded = square_picture(Image.new("RGB", (8, 4), (255, 255, 255)), 8)
-    assert padded.size == (8, 8)
-    assert padded.getpixel((0, 0)) == tuple(round(255 * channel) for channel in PIXEL_MEAN)
-    assert padded.getpixel((0, 4)) == (255, 255, 255)
 
 
 def batches(language_model: LanguageModel) -> DialogueBatches:
