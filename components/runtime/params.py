@@ -36,6 +36,7 @@ def source(
     parts: Sequence[str] = (),
     optional: bool = False,
     libraries: Sequence[str] = (),
+    may_be_empty: bool = False,
 ) -> Any:
     """Returns a field for the address of what another stage wrote.
 
@@ -49,11 +50,14 @@ def source(
         parts: More than one address is accepted, one for each of these names.
         optional: It may be empty; KFP takes it as text, because an artefact can't be left out.
         libraries: Instead of an address, `<library>:<name>` may name something that no stage wrote.
+        may_be_empty: A command line may do without it; KFP hands on an artefact all the same.
     """
     metadata = {"help": help, "kind": kind, "many": many or bool(parts), "parts": tuple(parts), "source": True}
     metadata["libraries"] = tuple(libraries)
     if optional:
         return dataclasses.field(default="", metadata=metadata | {"optional": True})
+    if may_be_empty:
+        return dataclasses.field(default="", metadata=metadata | {"may_be_empty": True})
     return dataclasses.field(metadata=metadata)
 
 
@@ -215,6 +219,7 @@ def _problems(field: dataclasses.Field, value: Any) -> list[str]:
         low, high = metadata.get("low"), metadata.get("high")
         if (low is not None and value < low) or (high is not None and value > high):
             return [wrong]
-    if (metadata.get("address") or metadata.get("source")) and not (value.strip() or metadata.get("optional")):
+    may_be_empty = metadata.get("optional") or metadata.get("may_be_empty")
+    if (metadata.get("address") or metadata.get("source")) and not (value.strip() or may_be_empty):
         return [f"--{field.name} is empty: give {metadata['help']}."]
     return []

@@ -7,14 +7,16 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from safetensors.torch import save
 
 from components.benchmark_vlm.params import Params
 from components.build_shards.params import Params as BuildShards
-from components.core.models.encoder import save_encoder
-from components.core.models.language_model import save_language_model, tiny_language_model
+from components.core.data.conversation import TEMPLATES
+from components.core.models.language_model import tiny_language_model
 from components.core.models.projector import Projector
 from components.core.models.trunk import Trunk
+from components.core.models.vision_tower import own_tower
+from components.core.models.vlm import VisionLanguageModel
+from components.core.models.vlm_files import save_vlm
 from components.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE
 from components.runtime.manifest import Manifest, describe_file, write_manifest
 from components.runtime.stage import run_stage
@@ -34,9 +36,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run_stage(BuildShards, [*argv, "--num_workers=1"]) == EXIT_DONE
     vlm = LocalFolder(folder / "vlm")
     language_model = tiny_language_model(["red green"], width=16, depth=1, num_heads=2, seed=0)
-    save_language_model(vlm, "language_model", language_model)
-    save_encoder(vlm, Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0), {"arm": "clip"})
-    vlm.write("projector.safetensors", save(Projector(in_width=16, out_width=16, seed=0).state_dict()))
+    trunk = Trunk(image_size_px=16, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0)
+    projector = Projector(in_width=16, out_width=16, seed=0)
+    save_vlm(vlm, VisionLanguageModel(own_tower(trunk, {}), projector, language_model, TEMPLATES["bare"]))
     commit(vlm, "VlmManifest", {"arm": "clip", "replicate": 0})
     return folder
 

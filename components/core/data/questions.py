@@ -114,8 +114,8 @@ class Question:
 
 
 def vmcbench_prompt(question: str, options: Sequence[str]) -> str:
-    """Returns the prompt in which VMCBench (arXiv 2501.03225) asks a question with its four options."""
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
+    """Returns the prompt in which VMCBench (arXiv 2501.03225) asks a question with its options, at most four."""
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS[: len(options)], options, strict=True))
     return (
         f"Question: {question}\nOptions:\n{listed}\nAnswer with the option's letter from the given choices directly.\n"
     )
