@@ -81,7 +81,8 @@ class LanguageModel(nn.Module):
 
     def first_ids(self, options: Sequence[str]) -> list[int]:
         """Returns the first token of the reply that names each option: the letter, or the whole line."""
-        return [self.encode(reply_text(letter, text))[0] for letter, text in zip(LETTERS, options, strict=True)]
+        letters = LETTERS[: len(options)]
+        return [self.encode(reply_text(letter, text))[0] for letter, text in zip(letters, options, strict=True)]
 
     def decode(self, ids: list[int]) -> str:
         """Returns the text of token ids, without special tokens."""

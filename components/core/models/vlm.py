@@ -48,12 +48,13 @@ class VisionLanguageModel(nn.Module):
         Args:
             features_BND: The picture of each prompt.
             prompts: VMCBench's prompts.
-            options: The four options of each prompt.
+            options: The options of each prompt, at most four.
         """
         asked = self._interleaved(features_BND, [self._tokens(prompt) + self._lead for prompt in prompts])
         states_BSE = self.language_model.states(asked.vectors_BSE)
         last_BE = rows(states_BSE, asked.lengths_B[:, None] - 1)[:, 0]
-        first_B4 = torch.tensor([self._letters or self.language_model.first_ids(texts) for texts in options])
+        first = [(self._letters or self.language_model.first_ids(texts))[: len(texts)] for texts in options]
+        first_B4 = torch.tensor([ids + ids[:1] * (len(LETTERS) - len(ids)) for ids in first])  # the first of equals wins
         scores_B4 = self.language_model.some_scores(last_BE, first_B4.to(last_BE.device))
         return [LETTERS[choice] for choice in scores_B4.argmax(dim=1).tolist()]
 
