@@ -182,10 +182,7 @@ def _split(pieces: Sequence[tuple[str, bool]]) -> list[_Part]:
 def _encode(rows: list[list[_Part]], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
     """Yields (tokens, labels) of each row of parts."""
     texts = [part.text for row in rows for part in row if not part.is_picture]
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-    )
-    found = iter(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    found = iter(_placed(texts, tokenizer) if texts else [])
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     for row in rows:
         tokens, labels = list(start), [IGNORED] * len(start)
@@ -194,6 +191,14 @@ def _encode(rows: list[list[_Part]], tokenizer: Any) -> Iterator[tuple[list[int]
             tokens += ids
             labels += _labels(ids, places, part.replies)
         yield tokens, labels
+
+
+def _placed(texts: list[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """Returns the ids of each text, and where in it they stand."""
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
 
 
 def _labels(ids: list[int], places: list[tuple[int, int]], replies: list[tuple[int, int]]) -> list[int]:
