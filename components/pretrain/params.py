@@ -14,6 +14,7 @@ CHANGEABLE = frozenset(  # when a run is resumed: they change no bit of what fol
         "is_compiled",
         "keep_checkpoints",
         "log_every_steps",
+        "lost_shards",
         "max_nonfinite_steps",
         "num_micro_batches",
         "probe_every_steps",
@@ -48,6 +49,11 @@ class Params(StageParams):
     num_reader_threads: int = knob(2, help="threads that fetch shards, and as many that decode", low=1, high=256)
     decode_short_side_px: int = knob(
         0, help="a JPEG at least twice this size is decoded at a fraction of it; 0 decodes all pictures whole", low=0
+    )
+    lost_shards: str = knob(
+        "fail",
+        help="a shard that can't be read any more ends the training, or is replaced by the next one and counted",
+        choices=("fail", "replace"),
     )
 
     image_size_px: int = knob(48, help="side of a training view", low=8, high=2048)

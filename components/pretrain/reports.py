@@ -16,6 +16,7 @@ from components.runtime.logs import Progress
 from components.runtime.stage import Stage
 
 COLLAPSED_REPORTS = 5  # in a row, before it is said
+REPLACED = "samples_replaced"
 
 
 class Reports:
@@ -43,15 +44,17 @@ class Reports:
         self.probe = every(params.probe_every_steps, params.log_every_steps, probe)
         self.flops_per_sample = flops_per_sample
         self.num_collapsed = 0
+        self.lost: set[str] = set()
 
     def __call__(self, step: int, values: dict[str, float]) -> dict[str, float]:
-        """Hands on the metrics of a report, and returns what the probe found."""
+        """Hands on the metrics of a report, and returns what belongs to the curve besides."""
         self.bar.advance(step - self.bar.done, **{name: v for name, v in values.items() if name == "loss"})
         waited_s = self.reader.take_wait_s()
         metrics.count("data_wait_seconds", waited_s)
         found = {f"probe/{name}": value for name, value in self.probe(step).items()}
         if found:
             self.stage.log("probed", step=step, **{name: round(value, 4) for name, value in found.items()})
+        found |= self._replaced(step)
         values = values | self._utilisation(values) | found
         for name, value in values.items():
             metric, _, rank = name.partition("/rank")
@@ -66,6 +69,15 @@ class Reports:
         if event == "resumed":
             self.bar.advance(facts["step"] - self.bar.done)
         self.stage.log(event, **facts)
+
+    def _replaced(self, step: int) -> dict[str, float]:
+        """Returns how many samples of all ranks were replaced since the last report, and names lost shards once."""
+        if not self.reader.replaces_lost:
+            return {}
+        for name in self.reader.lost.keys() - self.lost:
+            self.lost.add(name)
+            self.stage.log("shard_lost", step=step, shard=name, problem=self.reader.lost[name])
+        return {REPLACED: sum(distributed.of_all_ranks(float(self.reader.take_num_replaced())))}
 
     def _utilisation(self, values: dict[str, float]) -> dict[str, float]:
         """Returns the share of the devices' peak that the training reaches; nothing for a device without a figure."""

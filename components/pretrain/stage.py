@@ -20,7 +20,7 @@ from components.core.training.optimizer import schedule_sha256
 from components.pretrain.arms import build_objective, differences, text_side
 from components.pretrain.params import CHANGEABLE, Params
 from components.pretrain.probe import Probe, spread
-from components.pretrain.reports import Reports
+from components.pretrain.reports import REPLACED, Reports
 from components.pretrain.study_record import join
 from components.runtime.cache import CachedFolder
 from components.runtime.errors import BadInput, Preempted, StageFailure
@@ -67,6 +67,7 @@ def _run(params: Params, stage: Stage) -> Outcome | None:
         world_size=world.size,
         num_threads=params.num_reader_threads,
         decode_short_side_px=params.decode_short_side_px,
+        replaces_lost=params.lost_shards == "replace",
     )
     trunk = Trunk(
         image_size_px=params.image_size_px,
@@ -81,6 +82,7 @@ def _run(params: Params, stage: Stage) -> Outcome | None:
     parity |= differences(params, text_side(objective))
     start = time.monotonic()
     curve = _train(params, stage, objective.to(device()), reader, parity)
+    parity["num_samples_replaced"] = round(sum(values.get(REPLACED, 0.0) for _, values in curve))
     if world.rank:
         return None
     return _outcome(params, stage, objective, curve, parity, time.monotonic() - start)

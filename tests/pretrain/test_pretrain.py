@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -90,6 +91,24 @@ def test_the_curve_has_every_logged_step(tmp_path: Path, shards: Path) -> None:
     assert curve["steps"] == [2, 4, 6, 8, 10]
     assert curve["samples_seen"] == [32, 64, 96, 128, 160]
     assert len(curve["values"]["loss"]) == 5
+
+
+def test_a_shard_that_is_lost_on_the_way_ends_the_training_or_is_replaced_and_counted(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "shards"
+    shutil.copytree(shards, mine)
+    asked = iter([False, False, True])
+    monkeypatch.setattr(Stage, "stopping", lambda stage: next(asked, False))
+    argv = [f"--out_uri={tmp_path / 'out'}", f"--shards={mine}", "--arm=dino", *SMALL]
+    assert run_stage(Params, argv) == 3
+    (mine / "shards" / "00002.tar").unlink()
+    assert run_stage(Params, argv) == 1
+    assert run_stage(Params, [*argv, "--lost_shards=replace"]) == 0
+    manifest = read_manifest(open_folder(str(tmp_path / "out")))
+    assert manifest is not None and 0 < manifest.summary["parity"]["num_samples_replaced"] < 160
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [event["shard"] for event in events if event["event"] == "shard_lost"] == ["shards/00002.tar"]
 
 
 def test_more_streams_than_shards_are_refused(tmp_path: Path, shards: Path) -> None:

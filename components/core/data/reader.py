@@ -23,6 +23,7 @@ from components.core.data.shard_samples import ShardsManifest, VerifyingFolder, 
 
 BATCHES_AHEAD = 2
 END_WAIT_S = 5.0
+MOST_LOST = 3  # shards in a row: where the fourth can't be read either, it is not the shards
 
 
 class Stored(NamedTuple):
@@ -32,11 +33,30 @@ class Stored(NamedTuple):
     caption: str
 
 
+class Taken(NamedTuple):
+    """A sample's turn: without its bytes where it is decoded already."""
+
+    sample: int
+    epoch: int
+    stored: Stored | None
+    is_replaced: bool = False
+
+
+class Shard(NamedTuple):
+    """A shard's samples, and the number of the first."""
+
+    first: int
+    samples: list[Stored]
+
+
 class Decoded(NamedTuple):
     """A sample whose picture is (H, W, 3) uint8."""
 
     pixels: NDArray[numpy.uint8]
     caption: str
+
+
+Ready = queue.Queue[tuple[Batch, int] | BaseException]  # batches, and how many of their samples are replaced
 
 
 class ShardReader:
@@ -52,6 +72,8 @@ class ShardReader:
         rank, world_size: Which share of the global batch this process reads.
         num_threads: Threads that fetch, and as many that decode.
         decode_short_side_px: Larger JPEGs are decoded at a fraction; see `shard_samples.decode`.
+        replaces_lost: A shard that can't be read, or is damaged, is replaced by the next one in the manifest that can
+            be: all batches keep their sizes, on all ranks. Otherwise its error ends the batches.
 
     Raises:
         ValueError: The number of ranks doesn't divide the number of streams.
@@ -68,10 +90,13 @@ class ShardReader:
         world_size: int = 1,
         num_threads: int = 2,
         decode_short_side_px: int = 0,
+        replaces_lost: bool = False,
     ) -> None:
         self.folder, self.manifest, self.order, self.cache_bytes = folder, manifest, order, cache_bytes
         self.streams = order.owned(rank, world_size)
         self.num_threads, self.decode_short_side_px = num_threads, decode_short_side_px
+        self.replaces_lost, self.lost = replaces_lost, dict[str, str]()  # shard: why
+        self._num_replaced = 0
         self.names = [shard["name"] for shard in manifest.summary["shards"]]
         self.starts = [0, *itertools.accumulate(shard["samples"] for shard in manifest.summary["shards"])]
         self._wait_s = 0.0
@@ -79,18 +104,18 @@ class ShardReader:
         self._decoded_bytes = 0
 
     def captions(self) -> Iterator[str]:
-        """Yields every caption once, in the manifest's order."""
-        for name in self.names:
-            for _, members in read_one_shard(self.folder, self.manifest, name):
-                yield members["txt"].decode()
+        """Yields the caption of every sample in the manifest's order."""
+        for number in range(len(self.names)):
+            for stored in self._read(number).samples:
+                yield stored.caption
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the rank's batches from step `start_step` on, without end.
 
         Raises:
-            Exception: What the folder raises for a shard that differs from its manifest.
+            Exception: What the folder raises for a shard that is not there or differs from its manifest.
         """
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(BATCHES_AHEAD)
+        ready: Ready = queue.Queue(BATCHES_AHEAD)
         stop = threading.Event()
         maker = threading.Thread(target=self._make, args=(start_step, ready, stop), daemon=True, name="batches")
         maker.start()
@@ -101,7 +126,9 @@ class ShardReader:
                 self._wait_s += time.perf_counter() - start
                 if isinstance(found, BaseException):
                     raise found
-                yield found
+                batch, num_replaced = found
+                self._num_replaced += num_replaced
+                yield batch
         finally:
             stop.set()
             maker.join(END_WAIT_S)
@@ -111,7 +138,12 @@ class ShardReader:
         waited, self._wait_s = self._wait_s, 0.0
         return waited
 
-    def _make(self, start_step: int, ready: "queue.Queue[Batch | BaseException]", stop: threading.Event) -> None:
+    def take_num_replaced(self) -> int:
+        """Returns how many samples of the batches since the last call stand in the place of lost ones."""
+        taken, self._num_replaced = self._num_replaced, 0
+        return taken
+
+    def _make(self, start_step: int, ready: Ready, stop: threading.Event) -> None:
         """Puts batches, or the error that ends them, into the queue until it is told to stop."""
         with ThreadPoolExecutor(self.num_threads) as fetchers, ThreadPoolExecutor(self.num_threads) as decoders:
             try:
@@ -119,53 +151,66 @@ class ShardReader:
                 streams = [self._stream(stream, position, fetchers) for stream in self.streams]
                 while not stop.is_set():
                     taken = [sample for s in streams for sample in itertools.islice(s, self.order.per_stream)]
-                    _put(ready, self._batch(taken, decoders), stop)
+                    num_replaced = sum(sample.is_replaced for sample in taken)
+                    _put(ready, (self._batch(taken, decoders), num_replaced), stop)
             except BaseException as error:
                 _put(ready, error, stop)
 
-    def _stream(
-        self, stream: int, position: int, fetchers: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, int, Stored | None]]:
-        """Yields (sample, epoch, its bytes) of a stream; no bytes for a sample that is decoded already."""
+    def _stream(self, stream: int, position: int, fetchers: ThreadPoolExecutor) -> Iterator[Taken]:
+        """Yields the samples of a stream."""
         visits = self.order.visits(stream, position)
         visit = next(visits)
         shard = self._fetch(visit, fetchers)
         for following in visits:
             next_shard = self._fetch(following, fetchers, held=shard if following.shard == visit.shard else None)
-            samples = shard.result() if shard else []
-            first = self.starts[visit.shard]
+            found, first = shard.result() if shard else None, self.starts[visit.shard]
             for sample in visit.samples:
-                yield sample, visit.epoch, samples[sample - first] if samples else None
+                if found is None:
+                    yield Taken(sample, visit.epoch, None)
+                else:
+                    place = (sample - first) % len(found.samples)
+                    yield Taken(found.first + place, visit.epoch, found.samples[place], found.first != first)
             visit, shard = following, next_shard
 
     def _fetch(
-        self, visit: Visit, fetchers: ThreadPoolExecutor, held: Future[list[Stored]] | None = None
-    ) -> Future[list[Stored]] | None:
+        self, visit: Visit, fetchers: ThreadPoolExecutor, held: Future[Shard] | None = None
+    ) -> Future[Shard] | None:
         """Begins to fetch a visit's shard, unless it is held or all that is wanted of it is decoded."""
         if all(sample in self._decoded for sample in visit.samples):
             return None
-        return held or fetchers.submit(self._read, self.names[visit.shard])
+        return held or fetchers.submit(self._read, visit.shard)
 
-    def _read(self, name: str) -> list[Stored]:
-        samples = read_one_shard(self.folder, self.manifest, name)
-        return [Stored(picture_of(members), members["txt"].decode()) for _, members in samples]
+    def _read(self, number: int) -> Shard:
+        """Returns a shard, or the next that can be read where lost ones are replaced."""
+        for place in range(number, number + MOST_LOST + 1):
+            shard = place % len(self.names)
+            name = self.names[shard]
+            try:
+                samples = read_one_shard(self.folder, self.manifest, name)
+                stored = [Stored(picture_of(members), members["txt"].decode()) for _, members in samples]
+                return Shard(self.starts[shard], stored)
+            except Exception as error:
+                if not self.replaces_lost or place == number + MOST_LOST:
+                    raise
+                self.lost[name] = str(error)
+        raise AssertionError("the last shard is returned or raises")
 
-    def _batch(self, taken: list[tuple[int, int, Stored | None]], decoders: ThreadPoolExecutor) -> Batch:
-        found = [self._decoded.get(sample) for sample, _, _ in taken]
-        missing = [stored for (_, _, stored), known in zip(taken, found, strict=True) if known is None]
+    def _batch(self, taken: list[Taken], decoders: ThreadPoolExecutor) -> Batch:
+        found = [self._decoded.get(of.sample) for of in taken]
+        missing = [of.stored for of, known in zip(taken, found, strict=True) if known is None]
         decoded = decoders.map(self._decode, missing, chunksize=8)
         samples = []
-        for (sample, _, _), known in zip(taken, found, strict=True):
+        for of, known in zip(taken, found, strict=True):
             if known is None:
                 known = next(decoded)
-                self._keep(sample, known)
+                self._keep(of.sample, known)
             samples.append(known)
         images_BCHW, sizes_B2 = stack_images([sample.pixels for sample in samples])
         return Batch(
             images_BCHW=images_BCHW,
             sizes_B2=sizes_B2,
-            ids_B=torch.tensor([sample for sample, _, _ in taken], dtype=torch.int64),
-            epochs_B=torch.tensor([epoch for _, epoch, _ in taken], dtype=torch.int64),
+            ids_B=torch.tensor([of.sample for of in taken], dtype=torch.int64),
+            epochs_B=torch.tensor([of.epoch for of in taken], dtype=torch.int64),
             captions=[sample.caption for sample in samples],
         )
 
@@ -179,7 +224,7 @@ class ShardReader:
             self._decoded_bytes += decoded.pixels.nbytes
 
 
-def _put(ready: "queue.Queue[Batch | BaseException]", item: Batch | BaseException, stop: threading.Event) -> None:
+def _put(ready: Ready, item: tuple[Batch, int] | BaseException, stop: threading.Event) -> None:
     """Waits for a free place, unless nobody wants the item any more."""
     is_in = False
     while not is_in and not stop.is_set():

@@ -174,6 +174,35 @@ def test_a_damaged_shard_ends_the_batches_with_its_name() -> None:
         ledger(read, STEPS_OF_TWO_EPOCHS)
 
 
+def test_a_lost_shard_is_replaced_by_the_next_and_counted() -> None:
+    whole, broken = Shards(), Shards()
+    manifest = broken.manifest()
+    del broken.objects["shards/00001.tar"], broken.objects["shards/00002.tar"]
+    order = SampleOrder(SIZES, seed=3, batch_size=BATCH_SIZE, num_streams=NUM_STREAMS)
+    read = ShardReader(broken, manifest, order, 0, replaces_lost=True)
+    found = list(itertools.islice(read.batches(), STEPS_OF_TWO_EPOCHS))
+    expected = itertools.islice(reader(whole).batches(), STEPS_OF_TWO_EPOCHS)
+    lost, substitute = range(5, 18), range(18, 24)
+    num_replaced = 0
+    for mine, theirs in zip(found, expected, strict=True):
+        for id, wanted, caption in zip(mine.ids_B.tolist(), theirs.ids_B.tolist(), mine.captions, strict=True):
+            assert id in substitute if wanted in lost else id == wanted
+            assert caption == sample(id, "png")[1]["txt"].decode()
+            num_replaced += wanted in lost
+    assert sorted(read.lost) == ["shards/00001.tar", "shards/00002.tar"]
+    assert read.take_num_replaced() == num_replaced > 0
+    assert read.take_num_replaced() == 0
+
+
+def test_where_nothing_can_be_read_the_batches_end() -> None:
+    shards = Shards()
+    manifest = shards.manifest()
+    shards.objects.clear()
+    order = SampleOrder(SIZES, seed=0, batch_size=BATCH_SIZE, num_streams=NUM_STREAMS)
+    with pytest.raises(KeyError):
+        next(ShardReader(shards, manifest, order, 0, replaces_lost=True).batches())
+
+
 def test_ranks_that_do_not_divide_the_streams_are_refused() -> None:
     with pytest.raises(ValueError, match="num_streams=4 is no multiple of the 3 ranks"):
         reader(Shards(), world_size=3)
