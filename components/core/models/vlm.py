@@ -54,7 +54,8 @@ class VisionLanguageModel(nn.Module):
         states_BSE = self.language_model.states(asked.vectors_BSE)
         last_BE = rows(states_BSE, asked.lengths_B[:, None] - 1)[:, 0]
         first = [(self._letters or self.language_model.first_ids(texts))[: len(texts)] for texts in options]
-        first_B4 = torch.tensor([ids + ids[:1] * (len(LETTERS) - len(ids)) for ids in first])  # the first of equals wins
+        num = len(LETTERS)
+        first_B4 = torch.tensor([(ids + ids[:1] * num)[:num] for ids in first])  # of equal scores the first one counts
         scores_B4 = self.language_model.some_scores(last_BE, first_B4.to(last_BE.device))
         return [LETTERS[choice] for choice in scores_B4.argmax(dim=1).tolist()]
 
