@@ -225,6 +225,8 @@ def _decoded(pictures: Pictures, name: str) -> Image.Image:
     except OSError as error:  # a store that doesn't answer raises others, and ends the training
         raise _BrokenPicture(name, error) from error
     try:
-        return to_rgb(Image.open(io.BytesIO(data)))
+        picture = Image.open(io.BytesIO(data))
+        picture.load()  # else it would break where it is prepared
+        return to_rgb(picture)
     except Exception as error:  # Pillow's plugins raise whatever a broken file makes them raise
         raise _BrokenPicture(name, error) from error
