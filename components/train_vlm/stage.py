@@ -72,6 +72,7 @@ def run(params: Params, stage: Stage) -> Outcome:
     language_model_sha256 = weights_sha256(language_model.model)
     projector = Projector(in_width=tower.width, out_width=language_model.width, seed=seed).to(device())
     projector_sha256 = weights_sha256(projector)
+    vlm = _vlm(params, tower, projector, language_model)
     language_model.requires_grad_(False)
     curves["align"] = _phase(
         params,
@@ -93,7 +94,7 @@ def run(params: Params, stage: Stage) -> Outcome:
             num_questions=params.questions_per_picture,
         ),
     )
-    files = save_vlm(stage.out, VisionLanguageModel(tower, projector, language_model, TEMPLATES["bare"]))
+    files = save_vlm(stage.out, vlm)
     stage.out.write_json(CURVE, {name: _columns(curve) for name, curve in curves.items()})
     checkpoints = stage.out.folder("checkpoints")
     for name in checkpoints.names():
@@ -138,6 +139,15 @@ def _language_model(params: Params, samples: list[Sample], seed: int) -> Languag
         return load_language_model(params.language_model)
     except ValueError as error:
         raise BadInput(f"--language_model: {error}; give `{TINY}`, or a name or path of a causal one.") from error
+
+
+def _vlm(
+    params: Params, tower: VisionTower, projector: Projector, language_model: LanguageModel
+) -> VisionLanguageModel:
+    try:
+        return VisionLanguageModel(tower, projector, language_model, TEMPLATES["bare"])
+    except ValueError as error:
+        raise BadInput(f"--language_model={params.language_model}: {error}; give another one.") from error
 
 
 def _dialogues(params: Params, samples: list[Sample], language_model: LanguageModel) -> tuple[list[Dialogue], int]:

@@ -50,7 +50,7 @@ class VisionLanguageModel(nn.Module):
             prompts: VMCBench's prompts.
             options: The options of each prompt, at most four.
         """
-        asked = self._interleaved(features_BND, [self._tokens(prompt) + self._lead for prompt in prompts])
+        asked = self._interleaved(features_BND, [self.tokens(prompt) + self._lead for prompt in prompts])
         states_BSE = self.language_model.states(asked.vectors_BSE)
         last_BE = rows(states_BSE, asked.lengths_B[:, None] - 1)[:, 0]
         first = [(self._letters or self.language_model.first_ids(texts))[: len(texts)] for texts in options]
@@ -62,7 +62,7 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def generate(self, features_BND: Tensor, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Returns the most likely reply to each prompt, chosen token by token, up to the end token."""
-        asked = self._interleaved(features_BND, [self._tokens(prompt) for prompt in prompts])
+        asked = self._interleaved(features_BND, [self.tokens(prompt) for prompt in prompts])
         total = asked.vectors_BSE.shape[1]
         shift_BS = torch.arange(total, device=asked.lengths_B.device) - (total - asked.lengths_B[:, None])
         end = self.language_model.end_id
@@ -76,9 +76,13 @@ class VisionLanguageModel(nn.Module):
         )
         return [self.language_model.decode(row).strip() for row in output.tolist()]
 
-    def _tokens(self, prompt: str) -> list[int]:
-        """Returns the ids up to where the reply begins; the only picture is the template's."""
+    def tokens(self, prompt: str) -> list[int]:
+        """Returns the ids up to where the reply begins, with one IMAGE: the only picture is the template's."""
         return prompt_tokens(self.template.ask(prompt.replace(IMAGE_MARK, "")), self.language_model.tokenizer)
+
+    def _first_ids(self, options: Sequence[str]) -> list[int]:
+        """Returns the ids by which the replies to a question differ: of `bare` they say the option's text too."""
+        return self.language_model.first_ids(options) if self.template.name == "bare" else self._letters
 
     def _in_context(self) -> tuple[list[int], list[int]]:
         """Returns the ids that all letters' replies begin with, and those by which they differ.
@@ -86,21 +90,16 @@ class VisionLanguageModel(nn.Module):
         Tokens are those of question and reply in one text: some tokenizers put the space before a letter into its
         token, some have a token for it. `bare` puts two texts side by side, so that there the reply's own tokens count.
         """
+        tokenizer, asked = self.language_model.tokenizer, self.tokens("")
         if self.template.name == "bare":
-            return [], []
-        asked = self._tokens("")
-        replies = [
-            prompt_tokens(f"{self.template.ask('')} {letter}", self.language_model.tokenizer) for letter in LETTERS
-        ]
-        shared = 0
-        while len({tuple(reply[: shared + 1]) for reply in replies}) == 1 and shared < min(map(len, replies)):
-            shared += 1
-        letters = [reply[shared] for reply in replies if len(reply) > shared]
-        if len(set(letters)) < len(LETTERS) or replies[0][: len(asked)] != asked:
-            raise ValueError(
-                f"its tokenizer doesn't tell the letters A, B, C and D apart after {self.template.name}'s question"
-            )
-        return replies[0][len(asked) : shared], letters
+            replies = [[*asked, first] for first in self.language_model.first_ids("xxxx")]
+        else:
+            replies = [prompt_tokens(f"{self.template.ask('')} {letter}", tokenizer) for letter in LETTERS]
+        columns = [set(column) for column in zip(*replies, strict=False)]
+        shared = next((place for place, column in enumerate(columns) if len(column) > 1), 0)
+        if shared < len(asked) or len(columns[shared]) < len(LETTERS):
+            raise ValueError("its tokenizer doesn't tell the letters A, B, C and D apart at the beginning of a reply")
+        return replies[0][len(asked) : shared], [reply[shared] for reply in replies]
 
     def _interleaved(self, features_BND: Tensor, tokens: list[list[int]]) -> Interleaved:
         pictures_B1NE = self.projector(features_BND)[:, None]

@@ -1,10 +1,12 @@
 """The vision-language model and its parts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 
-from components.core.data.conversation import TEMPLATES
+from components.core.data.conversation import IMAGE, TEMPLATES, prompt_tokens
 from components.core.data.dialogue import IGNORED, DialogueBatches, dialogue, texts
 from components.core.data.shard_samples import Sample
 from components.core.models.language_model import (
@@ -25,6 +27,8 @@ from components.core.models.vision_tower import own_tower
 from components.core.models.vlm import VisionLanguageModel
 from components.core.objectives.vlm import AlignObjective, TextObjective, TuneObjective
 from components.runtime.storage import open_folder
+from tests.core.data.made_tokenizers import KINDS
+from tests.core.models.small_llava import pair, random_pictures
 
 
 def prompt(question: str, options: list[str]) -> str:
@@ -120,22 +124,95 @@ def test_logits_are_those_of_transformers_without_our_mask():
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_the_batch_does_not_change_the_answers():
-    model = vlm(tiny()).eval()
-    prompts = [prompt("What colour is it?", ["red", "green", "blue", "pink"])]
-    prompts = [*prompts, prompt("Where?", ["top left", "low", "low", "low"])] * 4
-    generator = torch.Generator().manual_seed(0)
-    features_BND = model.features(torch.randint(0, 255, (8, 3, 16, 16), dtype=torch.uint8, generator=generator))
-    options = [("red", "green", "blue", "pink"), ("top left", "low", "low", "low")] * 4
-    with torch.inference_mode():
-        whole = model.choose_letters(features_BND, prompts, options)
-        single = [
-            model.choose_letters(features_BND[i : i + 1], prompts[i : i + 1], options[i : i + 1])[0] for i in range(8)
-        ]
-        replies = model.generate(features_BND, prompts, 3)
-        alone = [model.generate(features_BND[i : i + 1], prompts[i : i + 1], 3)[0] for i in range(8)]
-    assert whole == single
-    assert replies == alone
+def questions() -> tuple[list[str], list[tuple[str, ...]]]:
+    """Returns eight prompts of several lengths, and their options."""
+    options = [("red", "green", "blue", "pink"), ("top left", "low", "x", "left")] * 4
+    asked = ["What colour is it?", "Where?", "Which of these is it, then?", "What?"] * 2
+    return [prompt(text, list(texts)) for text, texts in zip(asked, options, strict=True)], options
+
+
+def models(folder: Path, template: str) -> VisionLanguageModel:
+    """Returns a model whose answers are far from ties."""
+    if template == "bare":
+        return vlm(tiny()).eval()
+    made = pair(folder)
+    return VisionLanguageModel(made.tower, made.projector, made.language_model, TEMPLATES[template])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("template", ["bare", "vicuna_v1"])
+def test_the_batch_does_not_change_the_answers(tmp_path: Path, template: str):
+    model = models(tmp_path, template)
+    prompts, options = questions()
+    features_BND = model.features(random_pictures(8))
+
+    def answers(size: int) -> tuple[list[str], list[str]]:
+        letters, replies = [], []
+        for start in range(0, 8, size):
+            part = slice(start, start + size)
+            letters += model.choose_letters(features_BND[part], prompts[part], options[part])
+            replies += model.generate(features_BND[part], prompts[part], 4)
+        return letters, replies
+
+    assert answers(1) == answers(3) == answers(8)
+    assert len(set(answers(8)[0])) > 1 and len(set(answers(8)[1])) > 2, "the same answer to all would prove nothing"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("letters", ["ABCD", " ABCD"])
+def test_the_letters_are_those_that_transformers_finds_likeliest(tmp_path: Path, kind: str, letters: str):
+    made = pair(tmp_path, tokenizer=kind, letters=letters)
+    model = VisionLanguageModel(made.tower, made.projector, made.language_model, TEMPLATES["vicuna_v1"])
+    prompts, options = questions()
+    pictures = random_pictures(8)
+    expected, margins = [], []
+    tokenizer = made.language_model.tokenizer
+    for asked, picture in zip(prompts, pictures, strict=True):
+        rows = [prompt_tokens(f"{TEMPLATES['vicuna_v1'].ask(asked)} {letter}", tokenizer) for letter in LETTERS]
+        assert len({tuple(row[:-1]) for row in rows}) == 1, "the last token alone is the letter"
+        logits_V = made.theirs(**made.their_inputs([rows[0][:-1]], [picture])).logits[0, -1]
+        scores = logits_V[[row[-1] for row in rows]]
+        expected.append(LETTERS[scores.argmax()])
+        margins.append(float(scores.topk(2).values.diff().abs()))
+    assert model.choose_letters(model.features(pictures), prompts, options) == expected
+    assert min(margins) > 1e-4 and len(set(expected)) > 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("vision", ["clip", "siglip"])
+def test_replies_are_those_of_transformers(tmp_path: Path, vision: str):
+    made = pair(tmp_path, vision)
+    model = VisionLanguageModel(made.tower, made.projector, made.language_model, TEMPLATES["vicuna_v1"])
+    prompts, _ = questions()
+    pictures, language_model = random_pictures(8), made.language_model
+    ids = {"eos_token_id": language_model.end_id, "pad_token_id": language_model.end_id}
+    inputs = made.their_inputs([model.tokens(asked) for asked in prompts], list(pictures), side="left")
+    theirs = made.theirs.generate(**inputs, **ids, max_new_tokens=8, do_sample=False)
+    new = theirs[:, inputs["input_ids"].shape[1] :]
+    expected = [language_model.decode(row).strip() for row in new.tolist()]
+    assert model.generate(model.features(pictures), prompts, 8) == expected
+    assert len(set(expected)) > 2
+
+
+def test_an_image_mark_in_a_question_is_no_picture():
+    model = vlm(tiny())
+    assert model.tokens("What <image>colour?") == model.tokens("What colour?")
+    assert model.tokens("What <image>colour?").count(IMAGE) == 1
+
+
+def test_a_tokenizer_that_does_not_tell_the_letters_apart_is_refused(tmp_path: Path):
+    made = pair(tmp_path, tokenizer="byte_level")
+    mixed = pair(tmp_path, tokenizer="byte_level", letters=" AAAA").language_model
+    for template, language_model in (("vicuna_v1", mixed), ("bare", _without_letters())):
+        with pytest.raises(ValueError, match="tell the letters A, B, C and D apart"):
+            VisionLanguageModel(made.tower, made.projector, language_model, TEMPLATES[template])
+
+
+def _without_letters() -> LanguageModel:
+    language_model = tiny()
+    language_model.first_ids = lambda options: [5, 5, 6, 7]
+    return language_model
 
 
 def batches(language_model: LanguageModel) -> DialogueBatches:
