@@ -1,6 +1,7 @@
 """The command line: run the study here, compile it for a cluster, or plan what it takes."""
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from typing import Any, NoReturn
 
 from components.build_shards.params import SYNTHETIC
 from components.runtime import errors
-from components.runtime.errors import BadInput
+from components.runtime.errors import BadInput, StageFailure
+from components.runtime.manifest import MANIFEST_NAME
 from components.runtime.params import from_text, unknown_name
 from components.runtime.storage import open_folder
 from pipelines import knobs as study_knobs
@@ -68,8 +70,7 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
         problems.append(f"--run={name} is no name for a folder: use letters, digits, dots, hyphens and underscores.")
     seed = _number(int, "--seed", options.seed, problems)
     out = _address("--out", options.out, problems)
-    other = Path(options.runs).absolute() / options.compare / "report"  # a run's name, or an address
-    compare = str(other) if other.is_dir() and options.compare else _address("--compare", options.compare, problems)
+    compare = _report_of(options, problems) if options.compare else ""
     recipe, design, knobs = _study(options, problems, source, seed)
     from pipelines.local import run_study  # KFP's engine, which the other commands don't need
 
@@ -152,6 +153,19 @@ def _address(name: str, uri: str, problems: list[str]) -> str:
     except BadInput as error:
         problems += [f"{name}: {problem}" for problem in error.problems]
         return uri
+
+
+def _report_of(options: argparse.Namespace, problems: list[str]) -> str:
+    """Returns the address of the report that --compare names: by its run, or by the address itself."""
+    of_run = Path(options.runs).absolute() / options.compare / "report"
+    address = str(of_run) if (of_run / MANIFEST_NAME).exists() else _address("--compare", options.compare, problems)
+    with contextlib.suppress(BadInput, StageFailure):
+        if not open_folder(address).exists(MANIFEST_NAME):
+            problems.append(
+                f"--compare={options.compare} names no finished report: give a run in {options.runs} that has one, or "
+                "the address of a report's folder."
+            )
+    return address
 
 
 def _number(kind: type, name: str, text: str, problems: list[str]) -> Any:

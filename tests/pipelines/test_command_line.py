@@ -103,6 +103,13 @@ def test_a_number_for_a_stage_replaces_the_presets_number_for_its_tasks() -> Non
     assert preset["build_shards/probe"]["num_samples"] == 10
 
 
+def test_a_run_without_report_is_nothing_to_compare_with(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = ["local", "--preset", "smoke", "--runs", str(tmp_path), "--compare", "nowhere"]
+    assert main(argv) == EXIT_BAD_INPUT
+    assert "--compare=nowhere names no finished report" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_plan_prints_the_gpu_hours_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--preset", "paper", "--gpu-hour-price", "2"]) == EXIT_DONE
     lines = capsys.readouterr().out.splitlines()

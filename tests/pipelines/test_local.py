@@ -123,3 +123,17 @@ def test_mlflow_out_of_order_is_only_a_warning(miniature: Run, monkeypatch: pyte
     forwarder = Forwarder(run)
     forwarder.start()
     assert forwarder.finish("FINISHED") != ""
+
+
+def test_another_report_to_compare_with_takes_only_the_report_anew(tmp_path: Path) -> None:
+    run, settings = tmp_path / "runs" / "mini", {"preset": "smoke", "compare": ""}
+    with opened_run(run, str(run), settings):
+        for stage in ("report", "evaluate"):
+            (run / stage).mkdir()
+            (run / stage / "manifest.json").write_text("{}")
+    with opened_run(run, str(run), settings):
+        assert (run / "report" / "manifest.json").exists()
+    with opened_run(run, str(run), settings | {"compare": "elsewhere"}):
+        assert not (run / "report" / "manifest.json").exists() and (run / "evaluate" / "manifest.json").exists()
+    with pytest.raises(BadInput, match="started with preset smoke and not laptop"):
+        opened_run(run, str(run), settings | {"preset": "laptop"}).__enter__()
