@@ -7,5 +7,7 @@ allow_torchvision_import()
 import open_clip.transformer  # noqa: E402, F401
 import timm.models.vision_transformer  # noqa: E402, F401
 import torch._dynamo  # noqa: E402
+import torch.distributed.fsdp  # noqa: E402
 import torch.nn.parallel  # noqa: E402
 import torch.utils.checkpoint  # noqa: E402, F401
+import transformers.models.llama.modeling_llama  # noqa: E402, F401

@@ -139,7 +139,7 @@ def run(
 
 def state_sha256(module: nn.Module) -> str:
     """Returns the hash of all parameters and buffers."""
-    return hashlib.sha256(save({n: t.contiguous() for n, t in module.state_dict().items()})).hexdigest()
+    return hashlib.sha256(save({n: t.contiguous().clone() for n, t in module.state_dict().items()})).hexdigest()
 
 
 def in_ranks(num: int, work: Callable[..., None], *args: Any) -> list[BaseProcess]:
