@@ -1,11 +1,7 @@
 # B batch, T tokens of the longest row, K most pictures of a row, C channels (RGB), S side in pixels.
-"""The batches of a training on conversations about pictures: a pure function of (seed, step).
+"""The batches of a training on conversations about pictures, in the order of `ConversationOrder`.
 
-Batches hold conversations with pictures only or without any only, as LLaVA's sampler with `group_by_modality_length`
-makes them (Liu et al., arXiv 2310.03744, appendix): a batch of text alone spares the work on pictures. In each epoch
-each kind is shuffled and cut into batches; what is left over of both is one mixed batch where it fills one, and is not
-used in this epoch otherwise. The batches come in random order. Within each, rows go from long to short and are dealt
-to the ranks in turn, forwards and backwards, so that ranks have equal numbers and like lengths.
+Pictures are decoded and prepared by threads a little ahead, as in `reader.py`.
 """
 
 import io
@@ -22,12 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from components.core.data.conversation import IGNORED, Conversation
-from components.core.data.conversation_store import Conversations
+from components.core.data.conversation_order import ConversationOrder, share_of
 from components.core.data.pixels import to_rgb
 
 BATCHES_AHEAD = 2
 
-Prepare = Callable[[Image.Image], NDArray[numpy.uint8]]
 _Loading = Future[list[NDArray[numpy.uint8]]]
 
 
@@ -35,6 +30,19 @@ class Pictures(Protocol):
     """Pictures' bytes by name; several threads read at once."""
 
     def read(self, name: str) -> bytes: ...
+
+
+class Tower(Protocol):
+    """What makes a picture what the tower of a model takes; several threads prepare at once."""
+
+    @property
+    def image_size_px(self) -> int:
+        """S."""
+        ...
+
+    def prepare(self, picture: Image.Image) -> NDArray[numpy.uint8]:
+        """Returns (C, S, S)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,104 +92,64 @@ class ConversationBatches:
     read: it contributes a loss of nothing, rather than making the others count for more.
 
     Args:
-        conversations: What is trained on.
+        order: Which conversation comes when.
         pictures: Their pictures.
-        prepare: Returns (C, S, S) uint8 of a picture; several threads call it.
-        image_size_px: S.
+        tower: Prepares them.
         padding_id: Token that fills up.
-        seed: Seed of the order.
-        batch_size: Rows of the global batch.
         rank, world_size: Which share of the global batch this process has.
         num_threads: Threads that read and prepare pictures.
         tell: Takes a sentence about each broken picture, once.
 
     Attributes:
-        steps_per_epoch: Batches in which each conversation comes at most once.
         num_pictured: Rows with pictures so far.
         num_broken: How many of these have a broken one.
 
     Raises:
-        ValueError: There are fewer conversations than a batch has, or the ranks don't divide it.
+        ValueError: The ranks don't divide the global batch.
     """
 
     def __init__(
         self,
-        conversations: Conversations,
+        order: ConversationOrder,
         pictures: Pictures,
-        prepare: Prepare,
+        tower: Tower,
         *,
-        image_size_px: int,
         padding_id: int,
-        seed: int,
-        batch_size: int,
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 2,
         tell: Callable[[str], None],
     ) -> None:
-        if batch_size > len(conversations):
+        if order.batch_size % world_size:
             raise ValueError(
-                f"batch_size={batch_size} is more than the {len(conversations)} conversations: use a smaller batch or "
-                "more conversations."
+                f"batch_size={order.batch_size} is no multiple of the {world_size} ranks: run as many ranks as "
+                "divide it."
             )
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch_size={batch_size} is no multiple of the {world_size} ranks: run as many ranks as divide it."
-            )
-        self._conversations, self._pictures, self._prepare = conversations, pictures, prepare
-        self._image_size_px, self._padding_id, self._seed, self._batch_size = (
-            image_size_px,
-            padding_id,
-            seed,
-            batch_size,
-        )
+        self._order, self._pictures, self._tower, self._padding_id = order, pictures, tower, padding_id
         self._rank, self._world_size, self._num_threads, self._tell = rank, world_size, num_threads, tell
         self._told: set[str] = set()
-        self.steps_per_epoch = len(conversations) // batch_size
         self.num_pictured = self.num_broken = 0
 
     def batches(self, start_step: int = 0) -> Iterator[ConversationBatch]:
         """Yields the rank's batches from a step on, without end."""
+        conversations = self._order.conversations
         ahead: deque[tuple[list[Conversation], list[_Loading], float]] = deque()
         threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="pictures")
         try:
-            for rows in self.order(start_step):
-                weight = self._batch_size / int(self._conversations.num_labels_I[rows].sum())
-                mine = [self._conversations[row] for row in _dealt(rows, self._rank, self._world_size)]
+            for rows in self._order.batches(start_step):
+                weight = self._order.batch_size / int(conversations.num_labels_I[rows].sum())
+                mine = [conversations[row] for row in share_of(rows, self._rank, self._world_size)]
                 ahead.append((mine, [threads.submit(self._load, row.pictures) for row in mine], weight))
                 if len(ahead) > BATCHES_AHEAD:
                     yield self._batch(*ahead.popleft())
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def order(self, start_step: int = 0) -> Iterator[NDArray[numpy.int64]]:
-        """Yields the conversations of each global batch from a step on, without end, the longest first."""
-        epoch, first = divmod(start_step, self.steps_per_epoch)
-        while True:
-            yield from self._epoch(epoch)[first:]
-            epoch, first = epoch + 1, 0
-
-    def _epoch(self, epoch: int) -> list[NDArray[numpy.int64]]:
-        rng = numpy.random.default_rng([self._seed, epoch])
-        size, has_picture_I = self._batch_size, self._conversations.has_picture_I
-        batches, rest = [], []
-        for kind in (numpy.flatnonzero(has_picture_I), numpy.flatnonzero(~has_picture_I)):
-            shuffled = rng.permutation(kind)
-            num_whole = len(shuffled) // size
-            batches += list(shuffled[: num_whole * size].reshape(num_whole, size))
-            rest.append(shuffled[num_whole * size :])
-        mixed = numpy.concatenate(rest)[:size]
-        if len(mixed) == size:
-            batches.append(mixed)
-        lengths_I = self._conversations.lengths_I
-        in_order = [batches[number] for number in rng.permutation(len(batches))]
-        return [rows[numpy.argsort(-lengths_I[rows], kind="stable")] for rows in in_order]
-
     def _load(self, names: tuple[str, ...]) -> list[NDArray[numpy.uint8]]:
-        return [self._prepare(_decoded(self._pictures, name)) for name in names]
+        return [self._tower.prepare(_decoded(self._pictures, name)) for name in names]
 
     def _batch(self, rows: list[Conversation], loading: list[_Loading], weight: float) -> ConversationBatch:
-        size, length = self._image_size_px, max(len(row.tokens) for row in rows)
+        size, length = self._tower.image_size_px, max(len(row.tokens) for row in rows)
         num_pictures = max(len(row.pictures) for row in rows)
         tokens_BT = numpy.full((len(rows), length), self._padding_id, dtype=numpy.int64)
         labels_BT = numpy.full((len(rows), length), IGNORED, dtype=numpy.int64)
@@ -210,13 +178,6 @@ class ConversationBatches:
         if broken.name not in self._told:
             self._told.add(broken.name)
             self._tell(f"{broken}; its conversation is not learnt from.")
-
-
-def _dealt(rows: NDArray[numpy.int64], rank: int, world_size: int) -> list[int]:
-    """Returns a rank's rows of a global batch that goes from long to short."""
-    rounds = rows.reshape(-1, world_size).copy()
-    rounds[1::2] = rounds[1::2, ::-1]
-    return rounds[:, rank].tolist()
 
 
 def _decoded(pictures: Pictures, name: str) -> Image.Image:

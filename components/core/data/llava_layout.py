@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, TextIO, cast
 
 from components.core.data.record_tally import RecordTally
 
@@ -61,7 +61,7 @@ def read_records(folder: OpeningFolder, name: str, tally: RecordTally) -> Iterat
     Raises:
         ValueError: The file is no such JSON.
     """
-    with folder.open(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+    with io.TextIOWrapper(cast(IO[bytes], folder.open(name)), encoding="utf-8-sig", newline="") as text:
         for number, value in enumerate(_values(text, name)):
             tally.num_records += 1
             place = f"{name}, record {number} (id {json.dumps(value.get('id'), ensure_ascii=False)})"
@@ -119,7 +119,7 @@ def _turns(conversations: Any) -> list[tuple[str, str]]:
     return [(turn["from"], turn["value"]) for turn in conversations]
 
 
-def _values(text: io.TextIOWrapper, name: str) -> Iterator[dict[str, Any]]:
+def _values(text: TextIO, name: str) -> Iterator[dict[str, Any]]:
     source, number = _Source(text), 0
     try:
         opening = source.peek()
@@ -149,7 +149,7 @@ def _values(text: io.TextIOWrapper, name: str) -> Iterator[dict[str, Any]]:
 class _Source:
     """JSON values one after the other out of a text of which a part is in memory."""
 
-    def __init__(self, text: io.TextIOWrapper) -> None:
+    def __init__(self, text: TextIO) -> None:
         self.at = 0
         self._text, self._buffer = text, ""
         self._decode = json.JSONDecoder().raw_decode

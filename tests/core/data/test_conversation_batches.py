@@ -1,4 +1,4 @@
-"""Batches of conversations: grouped, dealt, resumed, and whole in spite of broken pictures."""
+"""Batches of conversations: padded, dealt to ranks, resumed, and whole in spite of broken pictures."""
 
 import io
 import itertools
@@ -13,6 +13,7 @@ from PIL import Image
 
 from components.core.data.conversation import IGNORED, IMAGE, Conversation
 from components.core.data.conversation_batches import BATCHES_AHEAD, ConversationBatch, ConversationBatches
+from components.core.data.conversation_order import ConversationOrder
 from components.core.data.conversation_store import Conversations
 from components.core.training.batches import num_rows, split
 
@@ -49,8 +50,11 @@ class Pictures:
         return data
 
 
-def prepare(picture: Image.Image) -> NDArray[numpy.uint8]:
-    return numpy.asarray(picture).transpose(2, 0, 1)
+class Tower:
+    image_size_px = SIZE
+
+    def prepare(self, picture: Image.Image) -> NDArray[numpy.uint8]:
+        return numpy.asarray(picture).transpose(2, 0, 1)
 
 
 def mixed(num_pictured: int, num_text: int) -> list[Conversation]:
@@ -68,19 +72,16 @@ def batches_of(
     batch_size: int,
     pictures: Pictures | None = None,
     tell: Callable[[str], None] = print,
-    seed: int = 3,
     rank: int = 0,
     world_size: int = 1,
     num_threads: int = 2,
 ) -> ConversationBatches:
+    stored = Conversations(conversations, num_image_tokens=NUM_IMAGE_TOKENS)
     return ConversationBatches(
-        Conversations(conversations, num_image_tokens=NUM_IMAGE_TOKENS),
+        ConversationOrder(stored, seed=3, batch_size=batch_size),
         pictures or Pictures(),
-        prepare,
-        image_size_px=SIZE,
+        Tower(),
         padding_id=PADDING,
-        seed=seed,
-        batch_size=batch_size,
         rank=rank,
         world_size=world_size,
         num_threads=num_threads,
@@ -147,38 +148,6 @@ def test_the_mean_of_the_parts_losses_is_the_mean_over_all_labels(num_parts: int
     assert numpy.mean(parts) == pytest.approx(numpy.mean(labels), rel=1e-6)
 
 
-@pytest.mark.parametrize(("num_pictured", "num_text"), [(30, 13), (32, 16), (7, 3), (3, 40), (20, 0), (0, 20)])
-def test_an_epoch_uses_each_conversation_at_most_once_and_kinds_meet_only_in_the_remainder(
-    num_pictured: int, num_text: int
-) -> None:
-    size = 8
-    batches = batches_of(mixed(num_pictured, num_text), batch_size=size)
-    orders = list(itertools.islice(batches.order(), 3 * batches.steps_per_epoch))
-    assert batches.steps_per_epoch == (num_pictured + num_text) // size
-    for epoch in range(3):
-        rows = orders[epoch * batches.steps_per_epoch :][: batches.steps_per_epoch]
-        used = numpy.concatenate(rows).tolist()
-        assert len(set(used)) == len(used) == batches.steps_per_epoch * size
-        num_pictured_in = [int((numpy.array(row) < num_pictured).sum()) for row in rows]
-        num_mixed = sum(0 < number < size for number in num_pictured_in)
-        assert num_mixed == int(num_pictured % size > 0 and num_pictured % size + num_text % size >= size)
-
-
-def test_every_conversation_comes_within_a_few_epochs() -> None:
-    batches = batches_of(mixed(13, 13), batch_size=8)
-    assert set(numpy.concatenate(list(itertools.islice(batches.order(), 30))).tolist()) == set(range(26))
-
-
-def test_epochs_and_seeds_differ_and_kinds_come_in_mixed_order() -> None:
-    said = mixed(64, 64)
-    first, second = (numpy.array(list(itertools.islice(batches_of(said, batch_size=8).order(s), 16))) for s in (0, 16))
-    other = numpy.array(list(itertools.islice(batches_of(said, batch_size=8, seed=4).order(), 16)))
-    assert not numpy.array_equal(first, second) and not numpy.array_equal(first, other)
-    assert {frozenset(row) for row in first.tolist()} != {frozenset(row) for row in second.tolist()}
-    kinds = [row[0] < 64 for row in first.tolist()]
-    assert kinds != sorted(kinds) and kinds != sorted(kinds, reverse=True)
-
-
 def test_any_number_of_ranks_has_the_same_global_batches() -> None:
     said = mixed(30, 13)
     whole = taken(batches_of(said, batch_size=8), 7)
@@ -189,18 +158,6 @@ def test_any_number_of_ranks_has_the_same_global_batches() -> None:
             assert [num_rows(part) for part in parts] == [8 // world_size] * world_size
             assert sorted(n for part in parts for n in numbers(part)) == sorted(numbers(batch))
             assert {w for part in parts for w in part.weights_B.tolist()} == set(batch.weights_B.tolist())
-
-
-def test_ranks_have_like_lengths_and_rows_go_from_long_to_short() -> None:
-    said = mixed(256, 0)
-    lengths = Conversations(said, num_image_tokens=NUM_IMAGE_TOKENS).lengths_I
-    assert lengths.tolist() == [len(c.tokens) + 6 * len(c.pictures) for c in said]
-    ranks = [taken(batches_of(said, batch_size=64, rank=rank, world_size=4), 4) for rank in range(4)]
-    for parts in zip(*ranks, strict=True):
-        found = [lengths[numbers(part)] for part in parts]
-        assert all((numpy.diff(part) <= 0).all() for part in found)
-        sums = [int(part.sum()) for part in found]
-        assert max(sums) - min(sums) <= lengths.max() - lengths.min()
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 12])
@@ -214,11 +171,6 @@ def test_batches_from_a_step_on_are_those_of_the_unbroken_stream(start: int) -> 
 def test_one_conversation_is_a_batch_of_one() -> None:
     found = taken(batches_of([conversation(0, 1, 6)], batch_size=1), 3)
     assert all(is_same(batch, found[0]) for batch in found)
-
-
-def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size=8 is more than the 5 conversations: use a smaller batch"):
-        batches_of(mixed(3, 2), batch_size=8)
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused() -> None:
@@ -266,20 +218,14 @@ def test_a_cut_jpeg_is_broken() -> None:
     assert (batch.labels_BT == IGNORED).all() and "truncated" in told[0]
 
 
-@pytest.mark.parametrize("where", ["reading", "preparing"])
-def test_a_fault_that_is_no_pictures_ends_the_batches(where: str) -> None:
-    said = [conversation(0, 1, 6)]
-    batches = batches_of(said, batch_size=1)
-
-    def fail(_: object) -> NDArray[numpy.uint8]:
+class BrokenStore(Pictures):
+    def read(self, name: str) -> bytes:
         raise RuntimeError("the store doesn't answer")
 
-    if where == "reading":
-        batches._pictures.read = fail  # type: ignore[method-assign]
-    else:
-        batches._prepare = fail
+
+def test_a_store_that_does_not_answer_is_no_broken_picture() -> None:
     with pytest.raises(RuntimeError, match="the store doesn't answer"):
-        taken(batches, 1)
+        taken(batches_of([conversation(0, 1, 6)], batch_size=1, pictures=BrokenStore()), 1)
 
 
 def test_no_more_is_read_than_a_few_batches_ahead_and_threads_end() -> None:
