@@ -19,7 +19,7 @@ from components.core.models.language_tower import layers_of
 from components.core.models.torchvision_cpu import allow_torchvision_import
 
 
-def add_lora(model: Any, *, rank: int, alpha: float, seed: int) -> None:
+def add_lora(model: Any, *, rank: int, alpha: int, seed: int) -> None:
     """Adds LoRA in place; from then on nothing else of the model trains. The same seed gives the same bits.
 
     Args:

@@ -60,8 +60,8 @@ class LoopConfig:
         num_micro_batches: parts of a rank's batch that are computed one after the other: less memory, same result.
         is_compiled: transformer blocks through torch.compile.
         checkpoint_activations: transformer blocks keep their input only, and are computed again in the backward pass.
-        parallel: ddp: every rank holds the whole objective; fsdp: a share of it, which separable objectives can
-            (sharding.py). It may change when a run is resumed.
+        parallel: ddp: every rank holds the whole objective; fsdp: a share of it, while a separable objective trains
+            (sharding.py); it is whole again when `train` returns. It may change when a run is resumed.
         hang_slack_s: a step that takes this much beyond twice the slowest of the last ones ends the process, with the
             stacks of its threads; infinite: no watch.
         hang_patience_s: how long the first step, the call of `report`, and a checkpoint may take.

@@ -20,7 +20,7 @@ def _logits(model: Any) -> torch.Tensor:
 
 def _with_lora(seed: int = 0) -> Any:
     model = llama()
-    add_lora(model, rank=2, alpha=6.0, seed=seed)
+    add_lora(model, rank=2, alpha=6, seed=seed)
     return model
 
 
@@ -64,13 +64,13 @@ def test_merging_adds_alpha_over_rank_b_a_and_leaves_a_plain_model() -> None:
         after = before
         if f"{stem}.lora_A.default.weight" in weights:
             b, a = weights[f"{stem}.lora_B.default.weight"], weights[f"{stem}.lora_A.default.weight"]
-            after = before + 6.0 / 2 * b @ a
+            after = before + 6 / 2 * b @ a
         torch.testing.assert_close(model.state_dict()[name], after, rtol=0, atol=1e-6)
 
 
 def test_beside_half_precision_weights_lora_stays_in_single() -> None:
     model = llama().bfloat16()
-    add_lora(model, rank=2, alpha=6.0, seed=0)
+    add_lora(model, rank=2, alpha=6, seed=0)
     assert {parameter.dtype for parameter in _trained(model).values()} == {torch.float32}
     assert _logits(model).dtype == torch.bfloat16
 
@@ -80,6 +80,6 @@ def test_what_has_no_linear_layers_or_no_rank_is_refused() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with pytest.raises(ValueError, match="rank=0"):
-        add_lora(llama(), rank=0, alpha=1.0, seed=0)
+        add_lora(llama(), rank=0, alpha=1, seed=0)
     with pytest.raises(ValueError, match="GPT2LMHeadModel has none of torch's"):
-        add_lora(GPT2LMHeadModel(GPT2Config(vocab_size=20, n_layer=2, n_embd=16, n_head=2)), rank=1, alpha=1.0, seed=0)
+        add_lora(GPT2LMHeadModel(GPT2Config(vocab_size=20, n_layer=2, n_embd=16, n_head=2)), rank=1, alpha=1, seed=0)

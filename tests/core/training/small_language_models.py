@@ -47,7 +47,7 @@ class Sentence(Objective):
             language_model.requires_grad_(False)
             language_model.model.layers[-1].requires_grad_(True)
         elif trained == "lora":
-            add_lora(language_model, rank=2, alpha=4.0, seed=3)
+            add_lora(language_model, rank=2, alpha=4, seed=3)
         else:
             assert trained == "all"
 
