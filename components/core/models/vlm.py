@@ -53,7 +53,7 @@ class VisionLanguageModel(nn.Module):
         asked = self._interleaved(features_BND, [self.tokens(prompt) + self._lead for prompt in prompts])
         states_BSE = self.language_model.states(asked.vectors_BSE)
         last_BE = rows(states_BSE, asked.lengths_B[:, None] - 1)[:, 0]
-        first = [(self._letters or self.language_model.first_ids(texts))[: len(texts)] for texts in options]
+        first = [self._first_ids(texts)[: len(texts)] for texts in options]
         num = len(LETTERS)
         first_B4 = torch.tensor([(ids + ids[:1] * num)[:num] for ids in first])  # of equal scores the first one counts
         scores_B4 = self.language_model.some_scores(last_BE, first_B4.to(last_BE.device))
