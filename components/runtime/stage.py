@@ -106,6 +106,8 @@ class Stage:
 
 def main(params_class: type[StageParams], argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the stage of `params_class` with a command line, and exits with one of the codes in `errors`."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars would stand between our lines
     sys.exit(run_stage(params_class, sys.argv[1:] if argv is None else argv))
 
 

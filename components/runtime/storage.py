@@ -203,7 +203,7 @@ class LocalFolder(BaseFolder):
         return (self.path / name).is_file()
 
     def names(self, prefix: str = "") -> list[str]:
-        files = (p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+        files = (p.relative_to(self.path).as_posix() for p in _files_below(self.path))
         return sorted(n for n in files if n.startswith(prefix) and not n.endswith(PARTIAL_SUFFIX))
 
     def delete(self, name: str) -> None:
@@ -234,6 +234,16 @@ class LocalFolder(BaseFolder):
             yield partial
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields all files, through links to folders too, as sets of pictures are often put together."""
+    for here, names, files in os.walk(folder, followlinks=True):
+        place = Path(here)
+        yield from (path for path in map(place.joinpath, files) if path.is_file())
+        links = [name for name in names if (place / name).is_symlink()]
+        rings = {name for name in links if place.resolve().is_relative_to((place / name).resolve())}
+        names[:] = [name for name in names if name not in rings]
 
 
 def _settle(file: io.BufferedWriter) -> None:

@@ -174,3 +174,15 @@ def test_a_missing_bucket_is_named(monkeypatch: pytest.MonkeyPatch, s3_endpoint:
     use_s3(monkeypatch, s3_endpoint)
     with pytest.raises(StageFailure, match="s3://no-such-bucket/x was refused"):
         open_folder("s3://no-such-bucket").write("x", b"")
+
+
+def test_folders_that_are_links_are_listed_and_rings_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "train").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "train" / "1.jpg").write_bytes(b"1")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "0.jpg").write_bytes(b"0")
+    (here / "coco").symlink_to(tmp_path / "elsewhere")
+    (here / "ring").symlink_to(here)
+    (here / "broken").symlink_to(tmp_path / "nowhere")
+    assert LocalFolder(here).names() == ["0.jpg", "coco/train/1.jpg"]

@@ -8,7 +8,7 @@ takes several of them at once about each picture; its batches bring the frozen e
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.core.data.conversation_batches import ConversationBatch
@@ -27,7 +27,7 @@ class ConversationObjective(Objective):
     """Conversations with pictures anywhere; trains the projector, and the language model if wanted.
 
     Args:
-        tower: Frozen; on the batches' device already, as is a language model that isn't trained.
+        tower: Frozen; on the batches' device already.
         projector: Trained.
         language_model: Trained as far as its parameters want gradients.
         trains_language_model: Else all of it is frozen here.
@@ -37,12 +37,14 @@ class ConversationObjective(Objective):
         self, tower: VisionTower, projector: Projector, language_model: LanguageModel, trains_language_model: bool
     ) -> None:
         super().__init__()
-        self.projector = projector
-        self._held = (tower, language_model)  # in a tuple, so that as such they are neither trained, saved nor sharded
-        if trains_language_model:
-            self.language_model = language_model
-        else:
+        self.projector, self.language_model = projector, language_model
+        self._held = (tower,)  # in a tuple, so that it is neither saved nor sharded
+        if not trains_language_model:
             language_model.requires_grad_(False)
+
+    def unsaved(self) -> list[nn.Parameter]:
+        """Returns what is frozen of the language model."""
+        return [parameter for parameter in self.language_model.parameters() if not parameter.requires_grad]
 
     def loss(self, batch: ConversationBatch, step: int) -> LossAndMetrics:
         """Returns the mean over rows of (sum of a row's cross-entropies * its weight), and metrics.
@@ -50,10 +52,9 @@ class ConversationObjective(Objective):
         Metrics are the loss, the share of replies (or captions) whose first token is right, and that of all tokens to
         predict that are, each after the right ones. The host waits for the device at no place of this module.
         """
-        language_model = self._held[1]
         pictures_BKNE, zero = self._projected(batch.pictures_BKCSS)
-        row = interleave(language_model, pictures_BKNE, batch.tokens_BT, batch.is_text_BT)
-        states_BSE = language_model.states(row.vectors_BSE)
+        row = interleave(self.language_model, pictures_BKNE, batch.tokens_BT, batch.is_text_BT)
+        states_BSE = self.language_model.states(row.vectors_BSE)
         before_BTE = rows(states_BSE, (row.starts_BT - 1).clamp(min=0))  # the place before each token predicts it
         labels_BT = batch.labels_BT.clone()
         labels_BT[:, 0] = IGNORED  # nothing stands before it
@@ -97,7 +98,7 @@ class ConversationObjective(Objective):
         return losses, is_right
 
     def _compared_some(self, states_ME: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
-        logits_MV = self._held[1].scores(states_ME).float()
+        logits_MV = self.language_model.scores(states_ME).float()
         losses_M = F.cross_entropy(logits_MV, labels_M, ignore_index=IGNORED, reduction="none")
         return losses_M, logits_MV.detach().argmax(dim=1) == labels_M
 

@@ -50,7 +50,7 @@ def compare_parity(study: Study) -> Parity:
     return Parity(
         hashes={name: _of_arms(study.arms, partial(_hash, name)) for name in HASHES},
         downstream={
-            "vlm_data": _of_arms(study.arms, lambda run: run.vlm.inputs.get("shards", "")),
+            "vlm_data": _of_arms(study.arms, lambda run: run.vlm.summary["parity"].get("data", "")),
             "benchmark": _of_arms(study.arms, lambda run: run.benchmark.inputs.get("benchmark", "")),
         },
         differs=[
