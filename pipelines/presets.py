@@ -174,6 +174,7 @@ PRESETS = {
                 "tune_learning_rate": 2e-5,
                 "tune_batch_size": 32,
                 "max_length": 1_024,
+                "num_reader_threads": 12,
             },
         },
     ),
@@ -228,6 +229,9 @@ PRESETS = {
                 "tune_learning_rate": 2e-5,  # I: LLaVA-1.5
                 "tune_batch_size": 128,  # I: LLaVA-1.5
                 "max_length": 2_048,  # I: LLaVA-1.5
+                "parallel": "fsdp",
+                "checkpoint_activations": True,
+                "num_reader_threads": 16,
             },
         },
     ),

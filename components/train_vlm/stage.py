@@ -22,7 +22,8 @@ from components.train_vlm.published import PublishedLessons
 from components.train_vlm.tiny import TinyLessons
 
 CURVE = "curve.json"
-BETA1, BETA2, EPSILON = 0.9, 0.98, 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # LLaVA-1.5's
+TINY_BETA2 = 0.98  # hundreds of steps are too few for a memory of a thousand
 MAX_NONFINITE_STEPS = 10
 CHANGEABLE = frozenset(
     {"checkpoint_activations", "checkpoint_every_steps", "log_every_steps", "num_micro_batches", "parallel"}
@@ -129,7 +130,7 @@ def _train(params: Params, stage: Stage, lesson: Lesson) -> Curve:
         learning_rate=getattr(params, f"{name}_learning_rate"),
         warmup_steps=round(params.warmup_fraction * num_steps),
         beta1=BETA1,
-        beta2=BETA2,
+        beta2=TINY_BETA2 if params.language_model == TINY else BETA2,
         epsilon=EPSILON,
         clip_norm=params.clip_norm,
         checkpoint_every_steps=params.checkpoint_every_steps,

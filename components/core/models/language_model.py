@@ -2,9 +2,10 @@
 """Causal language models by name: a tiny one made on the spot, or any that transformers can load.
 
 The tiny one is a Llama (Touvron et al., arXiv 2302.13971) of about a hundred thousand weights. Its vocabulary is made
-of the training texts: words, the unchanging parts of VMCBench's prompt, and frequent lines such as `B. red`. So a
-question with four options is about a dozen tokens, and a reply is mostly one of them, which the model picks from its
-context. To learn from scratch which letter stands before which word takes a model of this size many times as long.
+from the training texts: bytes merged to words, the unchanging parts of VMCBench's prompt, and frequent lines such as
+`B. red`. So a question with four options is about a dozen tokens, and a reply is mostly one of them, which the model
+picks from its context. To learn from scratch which letter stands before which word takes a model of this size many
+times as long.
 """
 
 import contextlib
@@ -25,12 +26,13 @@ from components.core.data.questions import LETTERS
 from components.core.models.torchvision_cpu import allow_torchvision_import
 
 TINY = "tiny"
-END, PADDING, UNKNOWN = "</s>", "<pad>", "<unk>"
+END, PADDING = "</s>", "<pad>"
 MAX_POSITIONS = 4096
 FRAME = ("Question: ", "Options:", "Answer with the option's letter from the given choices directly.")
 WORD = r"\w+|[^\w\s]"
 LINE = re.compile(rf"^[{LETTERS}]\. .+$", re.MULTILINE)
 LEAST_REPEATS, MOST_LINES = 4, 8192  # of a line that becomes one token
+MOST_MERGES = 32_768
 MAX_SHARD = "4GB"  # of saved weights
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configurations of Gemma 2, Cohere, Granite
 
@@ -132,7 +134,7 @@ def tiny_language_model(texts: Iterable[str], *, width: int, depth: int, num_hea
     allow_torchvision_import()
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = word_tokenizer(texts)
+    tokenizer = bpe_tokenizer(texts)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -160,35 +162,46 @@ def _start_from_parts(vectors_VE: Tensor, tokenizer: Any) -> None:
 
     So `A. red` and `B. red` have something in common from the start: what is learnt of one holds for the other.
     """
-    vocabulary = tokenizer.get_vocab()
     for line, number in tokenizer.get_added_vocab().items():
         if LINE.match(line):
-            parts = [vocabulary[word] for word in re.findall(WORD, line) if word != "."]
+            words = " ".join(word for word in re.findall(WORD, line) if word != ".")
+            parts = tokenizer.encode(words, add_special_tokens=False)
             vectors_VE[number] = vectors_VE[parts].sum(dim=0) / len(parts) ** 0.5
 
 
-def word_tokenizer(texts: Iterable[str]) -> Any:
-    """Returns a tokenizer of words and marks, of the fixed parts of VMCBench's prompt, and of frequent option lines."""
-    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+def bpe_tokenizer(texts: Iterable[str]) -> Any:
+    """Returns a tokenizer by byte pair encoding, made of the words of the texts.
+
+    Sennrich et al., arXiv 1508.07909, on bytes, as GPT-2 does it. The words of the texts are a token each as long as
+    MOST_MERGES pairs suffice; others are pieces down to single bytes, so that every text can be read. The fixed parts
+    of VMCBench's prompt and frequent option lines are tokens of their own.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     counts = Counter(texts)
-    known = [PADDING, UNKNOWN, END, *LETTERS, "."]
-    words = sorted({word for text in counts for word in re.findall(WORD, text)} - set(known))
+    words = sorted({word for text in counts for word in re.findall(WORD, text)} | set(LETTERS) | {"."})
     lines: Counter[str] = Counter()
     for text, repeats in counts.items():
         for line in LINE.findall(text):
             lines[line] += repeats
     frequent = sorted((-repeats, line) for line, repeats in lines.items() if repeats >= LEAST_REPEATS)
-    tokenizer = Tokenizer(
-        models.WordLevel({word: number for number, word in enumerate(known + words)}, unk_token=UNKNOWN)
+    tokenizer = Tokenizer(models.BPE())
+    each_word = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([each_word, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + MOST_MERGES,
+        special_tokens=[PADDING, END],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+    tokenizer.train_from_iterator(words, trainer)
     tokenizer.add_tokens([AddedToken(part, normalized=False) for part in FRAME])
     tokenizer.add_tokens([AddedToken(line, normalized=False, single_word=True) for _, line in frequent[:MOST_LINES]])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PADDING, unk_token=UNKNOWN, eos_token=END, padding_side="right"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PADDING, eos_token=END, padding_side="right")
 
 
 def load_language_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
