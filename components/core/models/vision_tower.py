@@ -8,6 +8,7 @@ the mean colour of that model's pixels, resized to its side, and normalised as i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from components.core.models.encoder import architecture
 from components.core.models.external_encoder import load_external
-from components.core.models.frozen_encoder import TRUNK_PIXELS, FrozenEncoder, Pixels, describe, timm_tokens
+from components.core.models.frozen_encoder import TRUNK_PIXELS, FrozenEncoder, Pixels, describe
 from components.core.models.trunk import Trunk
 
 LAYER = -2
@@ -102,9 +103,16 @@ class VisionTower(nn.Module):
 
 def own_tower(trunk: Trunk, facts: dict[str, Any]) -> VisionTower:
     """Returns the tower of a trunk that pretrain made, with the facts that were saved with it."""
+    up_to_there = functools.partial(
+        trunk.vit.forward_intermediates,
+        indices=[trunk.depth + LAYER],
+        intermediates_only=True,
+        stop_early=True,
+        output_fmt="NLC",
+    )
     return VisionTower(
         trunk,
-        lambda normalised_BCSS: timm_tokens(trunk.vit, normalised_BCSS, LAYER)[1],
+        lambda normalised_BCSS: up_to_there(normalised_BCSS)[0],
         pixels=TRUNK_PIXELS,
         image_size_px=trunk.image_size_px,
         facts={"name": OWN, "encoder": facts} | describe(trunk, architecture(trunk)),
