@@ -13,7 +13,6 @@ from components.benchmark_vlm.params import Params
 from components.benchmark_vlm.parts import FOLDER, Part, Parts
 from components.benchmark_vlm.picture_tokens import PictureTokens
 from components.benchmark_vlm.question_files import QuestionFiles, Table, published_tables
-from components.core.data.conversation import prompt_tokens
 from components.core.evaluation.multiple_choice import Question, parse_reply, score_sheet
 from components.core.models.encoder import device, device_name
 from components.core.models.vlm import VisionLanguageModel
@@ -124,8 +123,8 @@ def _ask(params: Params, vlm: VisionLanguageModel, questions: Sequence[Question]
 
 def _lengths(vlm: VisionLanguageModel, questions: Sequence[Question]) -> list[int]:
     """Returns how many tokens each question has with its picture, up to where the reply begins."""
-    tokenizer, num_more = vlm.language_model.tokenizer, vlm.tower.num_tokens - 1  # the picture counts as one there
-    return [len(prompt_tokens(vlm.template.ask(question.prompt()), tokenizer)) + num_more for question in questions]
+    num_more = vlm.tower.num_tokens - 1  # the picture counts as one there
+    return [len(vlm.tokens(question.prompt())) + num_more for question in questions]
 
 
 def _refuse_long(

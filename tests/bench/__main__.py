@@ -15,6 +15,7 @@ SUBJECTS = (
     "tar",
     "knn",
     "probe_sweep",
+    "vlm_evaluation",
     "pair_mining",
     "idle_stage",
     "decode",

@@ -154,7 +154,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(
 @pytest.mark.slow  # two processes that import torch
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_stopped_or_killed_goes_on(inputs: Path, tmp_path: Path, number: signal.Signals):
-    questions = vmcbench.write(tmp_path / "many.parquet", vmcbench.rows(1500, seed=4))
+    questions = vmcbench.write(tmp_path / "many.parquet", vmcbench.rows(600, seed=4))
     options = {"mode": "generate", "batch_size": 4}
     again = asked(inputs, tmp_path / "stopped", questions, **options)
     process = subprocess.Popen([sys.executable, "-m", "components.benchmark_vlm", *again])

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from components.core.data.conversation import IMAGE, TEMPLATES, prompt_tokens
+from components.core.data.conversation import TEMPLATES, prompt_tokens
 from components.core.data.questions import LETTERS, vmcbench_prompt
 from components.core.evaluation.multiple_choice import GROUP_OF_SET
 from components.core.models.interleave import interleave, padded
-from components.core.models.language_model import LanguageModel, reply_text, tiny_language_model
+from components.core.models.language_model import reply_text, tiny_language_model
 from components.core.models.projector import Projector
 from components.core.models.trunk import Trunk
 from components.core.models.vision_tower import own_tower
@@ -37,7 +37,6 @@ SCHEMA = pyarrow.schema(
     metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})},
 )
 ROWS_PER_GROUP = 100  # as Hugging Face's datasets writes pictures
-DEV = 1000
 
 
 def rows(count: int, seed: int = 0, *, per_picture: int = 1) -> list[dict[str, Any]]:
@@ -78,41 +77,48 @@ def write(path: Path, questions: Sequence[dict[str, Any]], schema: pyarrow.Schem
     return path
 
 
-def model(*, width: int = 32, depth: int = 1, image_size_px: int = 16, steps: int = 0) -> VisionLanguageModel:
+def model(
+    *,
+    width: int = 32,
+    depth: int = 1,
+    image_size_px: int = 16,
+    tower_width: int = 16,
+    tower_depth: int = 2,
+    steps: int = 0,
+) -> VisionLanguageModel:
     """Returns a tiny model; after some hundred steps of training its replies are options of the question."""
-    asked = rows(400, seed=1)
-    options = [[row[letter] for letter in LETTERS] for row in asked]
-    prompts = [vmcbench_prompt(row["question"], texts) for row, texts in zip(asked, options, strict=True)]
-    texts = [*prompts, *(reply_text(letter, colour) for letter in LETTERS for colour in COLOURS for _ in range(4))]
-    language_model = tiny_language_model(texts, width=width, depth=depth, num_heads=2, seed=0)
-    trunk = Trunk(image_size_px=image_size_px, patch_size_px=8, width=16, depth=2, num_heads=2, seed=0).eval()
-    projector = Projector(in_width=16, out_width=width, seed=0)
+    words = " ".join(["Which option is of all", *COLOURS])
+    language_model = tiny_language_model([words], width=width, depth=depth, num_heads=2, seed=0)
+    size = {"image_size_px": image_size_px, "patch_size_px": 8, "width": tower_width, "depth": tower_depth}
+    trunk = Trunk(**size, num_heads=2, seed=0).eval()
+    projector = Projector(in_width=tower_width, out_width=width, seed=0)
     vlm = VisionLanguageModel(own_tower(trunk, {"arm": "clip"}), projector, language_model, TEMPLATES["bare"])
-    replies = [reply_text(row["answer"], row[row["answer"]]) for row in asked]
-    _train(vlm, language_model, prompts, replies, steps)
+    _train(vlm, rows(400, seed=1), steps)
     return vlm.eval()
 
 
-def _train(
-    vlm: VisionLanguageModel, language_model: LanguageModel, prompts: list[str], replies: list[str], steps: int
-) -> None:
-    """Trains on replies of one token and the end token, over random image tokens."""
+def _train(vlm: VisionLanguageModel, asked: list[dict[str, Any]], steps: int) -> None:
+    """Trains the language model on the replies: a letter, a mark, a word and the end token."""
     generator = torch.Generator().manual_seed(0)
+    language_model, side = vlm.language_model, vlm.tower.image_size_px
+    plain_P3SS = torch.randint(0, 256, (64, 3, 1, 1), generator=generator, dtype=torch.uint8).expand(64, 3, side, side)
+    pictures_P1NE = vlm.projector(vlm.features(plain_P3SS))[:, None].detach()
+    prompts = [vmcbench_prompt(row["question"], [row[letter] for letter in LETTERS]) for row in asked]
     questions = [prompt_tokens(TEMPLATES["bare"].ask(prompt), language_model.tokenizer) for prompt in prompts]
-    answers = [language_model.encode(reply) for reply in replies]
-    assert all(len(answer) == 1 for answer in answers) and all(IMAGE in question for question in questions)
-    optimizer = torch.optim.AdamW(language_model.parameters(), lr=3e-3, weight_decay=0.0)
-    for _ in range(steps):
-        chosen = torch.randint(0, len(questions), (32,), generator=generator).tolist()
-        tokens_BT, is_text_BT = padded([questions[n] + answers[n] for n in chosen], language_model.end_id)
-        pictures_B1NE = torch.randn(len(chosen), 1, vlm.tower.num_tokens, language_model.width, generator=generator)
-        row = interleave(language_model, pictures_B1NE, tokens_BT, is_text_BT)
-        states_BSE = language_model.states(row.vectors_BSE)
-        index_B, last_B = torch.arange(len(chosen)), row.lengths_B - 1
-        labels_B = torch.tensor([answers[n][0] for n in chosen])
-        ends_B = torch.full_like(labels_B, language_model.end_id)
-        loss = F.cross_entropy(language_model.scores(states_BSE[index_B, last_B - 1]), labels_B)
-        loss = loss + F.cross_entropy(language_model.scores(states_BSE[index_B, last_B]), ends_B)
+    replies = [language_model.encode(reply_text(row["answer"], row[row["answer"]])) for row in asked]
+    replies = [[*reply, language_model.end_id] for reply in replies]
+    (length,) = {len(reply) for reply in replies}
+    optimizer = torch.optim.AdamW(language_model.parameters(), weight_decay=0.0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.1 / language_model.width * (1 - step / steps)
+        chosen = torch.randint(0, len(questions), (16,), generator=generator).tolist()
+        tokens_BT, is_text_BT = padded([questions[n] + replies[n] for n in chosen], language_model.end_id)
+        shown_B = torch.randint(0, len(pictures_P1NE), (len(chosen),), generator=generator)
+        row = interleave(language_model, pictures_P1NE[shown_B], tokens_BT, is_text_BT)
+        before_BM = row.lengths_B[:, None] - 1 - torch.arange(length, 0, -1)
+        states_BME = language_model.states(row.vectors_BSE)[torch.arange(len(chosen))[:, None], before_BM]
+        labels_BM = torch.tensor([replies[n] for n in chosen])
+        loss = F.cross_entropy(language_model.scores(states_BME).flatten(0, 1), labels_BM.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
