@@ -51,7 +51,7 @@ class Parts:
             batch_size: Most questions of a batch.
             asked_how: Everything else that decides a reply: the model and how it is asked.
         """
-        parts = []
+        parts: list[Part] = []
         for start in range(0, len(self._questions), QUESTIONS_PER_PART):
             numbers = range(start, min(start + QUESTIONS_PER_PART, len(self._questions)))
             order = sorted(numbers, key=lambda number: (-lengths[number], number))
