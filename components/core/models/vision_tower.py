@@ -103,7 +103,7 @@ class VisionTower(nn.Module):
 
 def own_tower(trunk: Trunk, facts: dict[str, Any]) -> VisionTower:
     """Returns the tower of a trunk that pretrain made, with the facts that were saved with it."""
-    up_to_there = functools.partial(
+    up_to_there: Callable[[Tensor], Any] = functools.partial(
         trunk.vit.forward_intermediates,
         indices=[trunk.depth + LAYER],
         intermediates_only=True,
