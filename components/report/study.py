@@ -180,7 +180,7 @@ def _read_run(found: dict[str, list[tuple[Manifest, Folder]]]) -> tuple[Run, Mar
     whose = f"{summary['arm']} (replicate {summary['replicate']})"
     answers = [json.loads(line) for line in asked.read("answers.jsonl").splitlines() if line.strip()]
     benchmark_scores = asked.read_json("scores.json")
-    marked = marked_questions(benchmark_scores, answers, benchmark.inputs.get("benchmark", ""))
+    marked = marked_questions(benchmark_scores, answers, benchmark.summary.get("questions", ""))
     scores: dict[str, dict[str, Any]] = {}
     for evaluation, folder in found["evaluations"]:
         own = folder.read_json("scores.json")

@@ -127,6 +127,18 @@ def _objective() -> ReadyDino:
     )
 
 
+class _Stock(nn.Module):
+    """timm's own forward pass of the trunk's transformer, all tokens to the end, as lightly's examples use it."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images_BCSS: Tensor) -> Tensor:
+        """Returns CLS, (B, D)."""
+        return self.trunk.vit((images_BCSS - self.trunk.mean_C11) / self.trunk.std_C11)
+
+
 class _Lightly(nn.Module):
     """A student and its teacher out of lightly's modules, with the weights of an objective of ours."""
 
@@ -137,7 +149,7 @@ class _Lightly(nn.Module):
         from lightly.models.modules import DINOProjectionHead
         from lightly.models.utils import deactivate_requires_grad
 
-        self.student_backbone = copy.deepcopy(objective.student)
+        self.student_backbone = _Stock(copy.deepcopy(objective.student))
         self.student_head = DINOProjectionHead(WIDTH, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=-1)
         self.student_head.layers.load_state_dict(objective.student_head.mlp.state_dict())
         with torch.no_grad():

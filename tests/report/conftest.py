@@ -127,7 +127,7 @@ def write_benchmark(root: Path, arm: str, replicate: int, accuracies: Mapping[st
         "unparsed_rate": 0.0,
     }
     folder.write_json("scores.json", scores)
-    made = {"params": {"confidence": 0.95}, "inputs": {"benchmark": BENCHMARK}, "summary": about}
+    made = {"params": {"confidence": 0.95}, "summary": about | {"questions": BENCHMARK}}
     commit(folder, "BenchmarkScores", "benchmark_vlm", **made, cost={"seconds": 1})
 
 

@@ -51,7 +51,7 @@ def compare_parity(study: Study) -> Parity:
         hashes={name: _of_arms(study.arms, partial(_hash, name)) for name in HASHES},
         downstream={
             "vlm_data": _of_arms(study.arms, lambda run: run.vlm.summary["parity"].get("data", "")),
-            "benchmark": _of_arms(study.arms, lambda run: run.benchmark.inputs.get("benchmark", "")),
+            "benchmark": _of_arms(study.arms, lambda run: run.benchmark.summary.get("questions", "")),
         },
         differs=[
             Difference(name, {arm: _one(of_run) for arm, of_run in of.items()})
