@@ -74,7 +74,7 @@ PRESETS = {
     "laptop": Preset(
         about="The study's direction in the synthetic world: what each encoder sees, as numbers.",
         cost="About seven minutes on two CPU cores, ten at most.",
-        score="Linear probe, CLIP and DINO: word 100 and 16 to 21, style 55 to 68 and 69 to 78, object 44 to 81 and 62 to 67.",
+        score="Linear probe, CLIP and DINO: word 100, 16 to 21; style 55 to 68, 69 to 78; object 44 to 81, 62 to 67.",
         hardware=LAPTOP,
         knobs={
             "build_shards/pretrain": {"num_samples": 8_000},
