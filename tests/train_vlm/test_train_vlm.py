@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(inputs: Path, tmp_path: Path, mo
 def test_a_pretrained_language_model_skips_the_text(inputs: Path, tmp_path: Path):
     assert run_stage(Params, argv(inputs, tmp_path / "first")) == EXIT_DONE
     path = tmp_path / "first" / "language_model"
-    assert run_stage(Params, argv(inputs, tmp_path / "second", language_model=path)) == EXIT_DONE
+    assert run_stage(Params, argv(inputs, tmp_path / "second", language_model=path, max_length=1024)) == EXIT_DONE
     assert "text" not in json.loads((tmp_path / "second" / "curve.json").read_bytes())
 
 
