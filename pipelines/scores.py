@@ -11,6 +11,7 @@ def scores_table(results: Mapping[str, Any]) -> str:
     arms: Mapping[str, Mapping[str, Any]] = results["arms"]
     sections = (("linear probe", "probe"), ("multiple choice", "vmc"))
     rows = [row for title, part in sections for row in _section(title, {arm: arms[arm][part] for arm in arms})]
+    rows.append(["  unparsed replies", *(f"{100 * arms[arm]['vmc_unparsed_rate']['mean']:5.1f}" for arm in arms)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(arms) + 1)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     num_runs = len(results["replicates"])

@@ -126,8 +126,8 @@ def test_a_study_in_s3_has_the_same_results(unbroken: Path, tmp_path: Path, monk
 
 def test_scores_of_all_arms_stand_side_by_side_with_their_intervals() -> None:
     arms = {
-        "clip": {"probe": {"object": SCORE}, "vmc": {"ocr": SCORE}},
-        "dino": {"probe": {"object": SCORE | {"mean": None}}, "vmc": {}},
+        "clip": {"probe": {"object": SCORE}, "vmc": {"ocr": SCORE}, "vmc_unparsed_rate": {"mean": 0.0}},
+        "dino": {"probe": {"object": SCORE | {"mean": None}}, "vmc": {}, "vmc_unparsed_rate": {"mean": 0.125}},
     }
     lines = scores_table({"confidence": 0.95, "replicates": [0, 1, 2], "arms": arms}).splitlines()
     assert lines[0] == "accuracy in %, mean of 3 runs, 95 % intervals"
@@ -136,4 +136,5 @@ def test_scores_of_all_arms_stand_side_by_side_with_their_intervals() -> None:
         ["object", "50.0", "(40.0", "to", "61.0)", "-"],
         ["multiple", "choice", "clip", "dino"],
         ["ocr", "50.0", "(40.0", "to", "61.0)", "-"],
+        ["unparsed", "replies", "0.0", "12.5"],
     ]
