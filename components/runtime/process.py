@@ -5,7 +5,7 @@ import os
 import signal
 from types import FrameType
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # glibc's malloc.h
 KEPT_BYTES = 1 << 30
 GROW_BYTES = 64 << 20
 
@@ -16,7 +16,11 @@ def rank() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc's malloc keep what a training step frees, instead of faulting it in again at the next step."""
+    """Makes glibc's malloc keep what a training step frees, instead of faulting it in again at the next step.
+
+    All threads share one arena: an arena of a thread's own can't hold a batch of pictures, which would be mapped anew
+    each time.
+    """
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
@@ -24,6 +28,7 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
     libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     libc.mallopt(M_TOP_PAD, GROW_BYTES)
+    libc.mallopt(M_ARENA_MAX, 1)
 
 
 class StopSignal:

@@ -60,7 +60,9 @@ def stack_images(images: Sequence[NDArray[numpy.uint8]]) -> tuple[torch.Tensor, 
     """
     sizes_B2 = numpy.array([image.shape[:2] for image in images], dtype=numpy.int64)
     height, width = sizes_B2.max(axis=0).tolist()
-    images_BHWC = numpy.zeros((len(images), height, width, 3), dtype=numpy.uint8)
-    for image_HWC, padded_HWC in zip(images, images_BHWC, strict=True):
-        padded_HWC[: image_HWC.shape[0], : image_HWC.shape[1]] = image_HWC
+    images_BHWC = numpy.empty((len(images), height, width, 3), dtype=numpy.uint8)
+    for image_HWC, padded_HWC, (rows, columns) in zip(images, images_BHWC, sizes_B2.tolist(), strict=True):
+        padded_HWC[:rows, :columns] = image_HWC
+        padded_HWC[:rows, columns:] = 0
+        padded_HWC[rows:] = 0
     return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2), torch.from_numpy(sizes_B2)
