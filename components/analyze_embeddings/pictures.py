@@ -2,12 +2,11 @@
 
 # N pictures, D features, G pictures with one hash
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from components.core.data.sample_table import SAMPLES_NAME, read_sample_table
-from components.core.data.shard_samples import Sample, read_one_shard, sample_of
 from components.core.evaluation.similarity import cosine_similarities
 from components.runtime.errors import BadInput
 from components.runtime.stage import Stage
@@ -48,20 +47,6 @@ def is_first(stage: Stage, ids_N: np.ndarray, encoders: Mapping[str, np.ndarray]
             is_kept_G[place] = not (is_same_GG[place, :place] & is_kept_G[:place]).any()
         is_first_N[rows_G[~is_kept_G]] = False
     return is_first_N
-
-
-def read_pictures(stage: Stage, ids: Collection[int]) -> Iterator[Sample]:
-    """Yields the samples with these ids; no other is decoded, and no shard read that holds none of them."""
-    wanted, start = set(ids), 0
-    for shard in stage.inputs["shards"].summary["shards"]:
-        numbers = range(start, start + shard["samples"])
-        start = numbers.stop
-        if wanted.isdisjoint(numbers):
-            continue
-        members = read_one_shard(stage.folder("shards"), stage.inputs["shards"], shard["name"])
-        for number, (key, of_sample) in zip(numbers, members, strict=True):
-            if number in wanted:
-                yield sample_of(number, key, of_sample)
 
 
 def _groups(values_N: np.ndarray, rows_M: np.ndarray) -> Iterator[np.ndarray]:

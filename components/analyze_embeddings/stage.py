@@ -13,8 +13,9 @@ import numpy as np
 from components.analyze_embeddings import references, sheets, statistics
 from components.analyze_embeddings.encoders import Encoders, read_encoders
 from components.analyze_embeddings.params import Params
-from components.analyze_embeddings.pictures import is_first, read_pictures
+from components.analyze_embeddings.pictures import is_first
 from components.analyze_embeddings.references import Look
+from components.core.data.shard_samples import read_chosen
 from components.core.evaluation import pairs
 from components.core.evaluation.pair_tiles import num_distinct_pairs
 from components.core.evaluation.pairs import Direction, MinedPairs, Thresholds
@@ -46,7 +47,7 @@ def run(params: Params, stage: Stage) -> Outcome:
     on_sheets = {picture for pairs_M2 in shown.values() for picture in encoders.ids_N[pairs_M2].ravel().tolist()}
     in_subset = set(subset.ids_N.tolist())
     samples, looks = {}, []
-    for sample in read_pictures(stage, on_sheets | in_subset):
+    for sample in read_chosen(stage.folder("shards"), stage.inputs["shards"], on_sheets | in_subset):
         if sample.id in on_sheets:
             samples[sample.id] = sample
         if sample.id in in_subset:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.core.data.shard_samples import ShardsManifest, VerifyingFolder, read_one_shard, sample_of
+from components.core.data.shard_samples import ShardsManifest, VerifyingFolder, read_one_shard, sample_of, shard_ids
 
 PIECE = 16  # pictures that one thread prepares at a time
 
@@ -51,9 +51,7 @@ class Pictures:
 
 def shards_of(manifest: ShardsManifest) -> list[Shard]:
     """Returns the shards in the manifest's order, which is the order of the ids."""
-    listed = [(shard["name"], shard["samples"]) for shard in manifest.summary["shards"]]
-    ends = itertools.accumulate(size for _, size in listed)
-    return [Shard(name, end - size, size) for (name, size), end in zip(listed, ends, strict=True)]
+    return [Shard(name, ids.start, len(ids)) for name, ids in shard_ids(manifest)]
 
 
 def read_batches(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.core.data.augment import whole_views
 from components.core.data.sample_table import Files, read_sample_table
-from components.core.data.shard_samples import Sample, ShardsManifest, VerifyingFolder, read_one_shard, sample_of
+from components.core.data.shard_samples import Sample, ShardsManifest, VerifyingFolder, read_chosen
 from components.core.evaluation import knn, zero_shot
 from components.core.models.encoder import TextSide
 from components.core.models.trunk import Trunk
@@ -33,13 +33,7 @@ def spread(folder: LabelledFolder, manifest: ShardsManifest) -> Iterator[Sample]
     for split, wanted in NUM_OF_SPLIT.items():
         of_split = numpy.flatnonzero(split_N == split)
         chosen |= set(of_split[numpy.linspace(0, len(of_split) - 1, min(wanted, len(of_split))).astype(int)].tolist())
-    first = 0
-    for shard in manifest.summary["shards"]:
-        ids = range(first, first + shard["samples"])
-        if not chosen.isdisjoint(ids):
-            found = zip(ids, read_one_shard(folder, manifest, shard["name"]), strict=True)
-            yield from (sample_of(number, key, members) for number, (key, members) in found if number in chosen)
-        first = ids.stop
+    yield from read_chosen(folder, manifest, chosen)
 
 
 class Probe:

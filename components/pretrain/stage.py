@@ -15,7 +15,7 @@ from components.core.models.trunk import Trunk, weights_sha256
 from components.core.objectives.objective import Objective
 from components.core.training import distributed
 from components.core.training.checkpoint import Checkpoints, Settings
-from components.core.training.loop import Curve, Diverged, Interrupted, LoopConfig, train
+from components.core.training.loop import Curve, Diverged, Interrupted, LoopConfig, columns, train
 from components.core.training.optimizer import schedule_sha256
 from components.pretrain.arms import build_objective, differences, text_side
 from components.pretrain.params import CHANGEABLE, Params
@@ -152,7 +152,9 @@ def _outcome(
     files = save_encoder(stage.out, objective.trunk, facts)
     files += save_text(stage.out, side) if side else []
     files += export_encoder(stage.out, objective.trunk, side)
-    stage.out.write_json("curve.json", _columns(curve, params.batch_size))
+    found = columns(curve)
+    samples_seen = [step * params.batch_size for step in found["steps"]]
+    stage.out.write_json("curve.json", found | {"samples_seen": samples_seen})
     stage.out.write_json("parity.json", parity)
     return Outcome(
         kind="CheckpointManifest",
@@ -193,15 +195,4 @@ def _parity(params: Params, trunk: Trunk, order: SampleOrder, manifest_digest: s
         "batch_size": params.batch_size,
         "num_samples_seen": params.num_steps * params.batch_size,
         "num_trunk_parameters": sum(p.numel() for p in trunk.parameters()),
-    }
-
-
-def _columns(curve: Curve, batch_size: int) -> dict[str, Any]:
-    """Returns the curve as one list per metric, with nothing where one was not measured."""
-    points = [(step, values) for step, values in curve if "loss" in values]
-    names = dict.fromkeys(name for _, values in points for name in values)
-    return {
-        "steps": [step for step, _ in points],
-        "samples_seen": [step * batch_size for step, _ in points],
-        "values": {name: [values.get(name) for _, values in points] for name in names},
     }

@@ -5,6 +5,7 @@ LLaVA-1.5's two stages (Liu et al., arXiv 2310.03744): pictures with a caption (
 keep.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from components.runtime.stage import Stage
 from components.runtime.storage import Folder, open_folder
 from components.train_vlm.lessons import Lesson
 from components.train_vlm.params import Params
+
+Samples = list[tuple[str, str, dict[str, Any]]]
 
 LEAST_PICTURED = 200  # rows with pictures, before their share of broken ones means something
 
@@ -61,6 +64,7 @@ class PublishedLessons:
             self.language_model = load_language_model(params.language_model).to(device())
         except ValueError as error:
             raise BadInput(f"--language_model: {error}; give `tiny`, or a name or path of a causal one.") from error
+        self._indexed: dict[str, NamedPictures] = {}
         self._align = self._material("align", TEMPLATES["plain"], _captions)
         self._tune = self._material("tune", self.template, _questions)
 
@@ -99,11 +103,11 @@ class PublishedLessons:
         address = getattr(params, f"{name}_data")
         if address:
             folder, _, file = address.rpartition("/")
-            pictures = _pictures(params, getattr(params, f"{name}_pictures") or folder)
+            pictures = self._pictures(open_folder(getattr(params, f"{name}_pictures") or folder))
             records = read_records(open_folder(folder or "."), file, tally)
         else:
-            pictures = _pictures(params, stage_folder := self._stage.folder("shards"))
-            records = of_shard(stage_folder, self._stage.inputs["shards"], tally)
+            pictures = self._pictures(self._stage.folder("shards"))
+            records = of_shard(self._samples, tally)
         conversations = Conversations(
             tokenise(
                 with_pictures(records, pictures, tally),
@@ -124,6 +128,27 @@ class PublishedLessons:
             raise BadInput(f"{source} has no conversation to learn from: give another file.")
         self._stage.log("tokenised", stage_of_training=name, conversations=len(conversations), left_out=tally.left_out)
         return Material(conversations, pictures, tally)
+
+    @functools.cached_property
+    def _samples(self) -> Samples:
+        """The place of each of the shards' samples for messages, the name of its picture, and what is said of it."""
+        folder, manifest = self._stage.folder("shards"), self._stage.inputs["shards"]
+        found = []
+        for shard in manifest.summary["shards"]:
+            for key, members in read_one_shard(folder, manifest, shard["name"]):
+                extension = next(name for name in IMAGE_EXTENSIONS if name in members)
+                facts = json.loads(members["json"]) | {"caption": members["txt"].decode()}
+                found.append((f"{shard['name']}, sample {key}", f"{key}.{extension}", facts))
+        return found
+
+    def _pictures(self, folder: Folder) -> NamedPictures:
+        """Returns the pictures of a folder, which is listed once, however many stages take from it."""
+        if folder.uri not in self._indexed:
+            try:
+                self._indexed[folder.uri] = NamedPictures(folder, num_threads=self._params.num_reader_threads)
+            except ValueError as error:
+                raise BadInput(str(error)) from error
+        return self._indexed[folder.uri]
 
     def _batches(self, name: str, material: Material) -> Callable[[int], Iterator[ConversationBatch]]:
         params, world = self._params, distributed.world()
@@ -153,35 +178,19 @@ class PublishedLessons:
         return checked
 
 
-def _pictures(params: Params, place: str | Folder) -> NamedPictures:
-    try:
-        folder = open_folder(place) if isinstance(place, str) else place
-        return NamedPictures(folder, num_threads=params.num_reader_threads)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
-
-
-def _captions(folder: Folder, manifest: Any, tally: RecordTally) -> Iterator[Record]:
+def _captions(samples: Samples, tally: RecordTally) -> Iterator[Record]:
     """Yields the captions of shards as records in LLaVA's form."""
-    for name, picture, facts in _samples(folder, manifest, tally):
+    for name, picture, facts in samples:
+        tally.num_records += 1
         yield Record(name, (picture,), (IMAGE_MARK, facts["caption"]))
 
 
-def _questions(folder: Folder, manifest: Any, tally: RecordTally) -> Iterator[Record]:
+def _questions(samples: Samples, tally: RecordTally) -> Iterator[Record]:
     """Yields the questions of shards, all about one picture in one record; the reply is the letter, as in LLaVA's."""
-    for name, picture, facts in _samples(folder, manifest, tally):
+    for name, picture, facts in samples:
+        tally.num_records += 1
         turns = [text for said in facts.get("conversations", []) for text in (said["question"].strip(), said["answer"])]
         if turns:
             yield Record(name, (picture,), (f"{IMAGE_MARK}\n{turns[0]}", *turns[1:]))
         else:
             tally.leave_out("no_question", f"{name} has no question; build shards with questions.")
-
-
-def _samples(folder: Folder, manifest: Any, tally: RecordTally) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields each sample's place for messages, the name of its picture, and what is said about it."""
-    for shard in manifest.summary["shards"]:
-        for key, members in read_one_shard(folder, manifest, shard["name"]):
-            tally.num_records += 1
-            extension = next(name for name in IMAGE_EXTENSIONS if name in members)
-            facts = json.loads(members["json"]) | {"caption": members["txt"].decode()}
-            yield f"{shard['name']}, sample {key}", f"{key}.{extension}", facts

@@ -13,7 +13,7 @@ from components.core.models.vlm import VisionLanguageModel
 from components.core.models.vlm_files import save_vlm
 from components.core.training import distributed
 from components.core.training.checkpoint import Checkpoints, Settings
-from components.core.training.loop import Curve, Diverged, Interrupted, LoopConfig, train
+from components.core.training.loop import Curve, Diverged, Interrupted, LoopConfig, columns, train
 from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.stage import Outcome, Stage
 from components.train_vlm.lessons import Lesson, Lessons
@@ -85,7 +85,7 @@ def _outcome(
     stage: Stage, vlm: VisionLanguageModel, curves: dict[str, Curve], counts: dict[str, Any], summary: dict[str, Any]
 ) -> Outcome:
     files = save_vlm(stage.out, vlm)
-    stage.out.write_json(CURVE, {name: _columns(curve) for name, curve in curves.items()})
+    stage.out.write_json(CURVE, {name: columns(curve) for name, curve in curves.items()})
     last = curves["tune"][-1][1]
     return Outcome(
         kind="VlmManifest",
@@ -164,11 +164,3 @@ def _train(params: Params, stage: Stage, lesson: Lesson) -> Curve:
         raise Interrupted(f"{name} is done and saved")
     stage.log("trained", phase=name, steps=num_steps, **{k: round(v, 4) for k, v in curve[-1][1].items()})
     return curve
-
-
-def _columns(curve: Curve) -> dict[str, Any]:
-    points = [(step, values) for step, values in curve if "loss" in values]
-    return {
-        "steps": [step for step, _ in points],
-        "values": {name: [values[name] for _, values in points] for name in points[0][1]},
-    }

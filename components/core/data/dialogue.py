@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from components.core.data.conversation import IGNORED as IGNORED
+from components.core.data.conversation import IGNORED
 from components.core.data.shard_samples import Sample
 from components.core.models.language_model import LanguageModel, reply_text
 from components.core.models.turns import NO_TURN

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from components.core.data.batch import Batch, stack_images
 from components.core.data.order import SampleOrder, Visit
-from components.core.data.shard_samples import ShardsManifest, VerifyingFolder, decode, picture_of, read_one_shard
+from components.core.data.shard_samples import (
+    ShardsManifest,
+    VerifyingFolder,
+    decode,
+    picture_of,
+    read_one_shard,
+    shard_ids,
+)
 
 BATCHES_AHEAD = 2
 END_WAIT_S = 5.0
@@ -97,8 +104,8 @@ class ShardReader:
         self.num_threads, self.decode_short_side_px = num_threads, decode_short_side_px
         self.replaces_lost, self.lost = replaces_lost, dict[str, str]()  # shard: why
         self._num_replaced = 0
-        self.names = [shard["name"] for shard in manifest.summary["shards"]]
-        self.starts = [0, *itertools.accumulate(shard["samples"] for shard in manifest.summary["shards"])]
+        listed = shard_ids(manifest)
+        self.names, self.starts = [name for name, _ in listed], [ids.start for _, ids in listed]
         self._wait_s = 0.0
         self._decoded: dict[int, Decoded] = {}
         self._decoded_bytes = 0

@@ -7,7 +7,7 @@ anything with `read_verified(name, sha256) -> bytes`.
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,6 +62,28 @@ def read_samples(folder: VerifyingFolder, manifest: ShardsManifest) -> Iterator[
     for shard in manifest.summary["shards"]:
         for key, members in read_one_shard(folder, manifest, shard["name"]):
             yield sample_of(next(ids), key, members)
+
+
+def read_chosen(folder: VerifyingFolder, manifest: ShardsManifest, ids: Collection[int]) -> Iterator[Sample]:
+    """Yields the samples with these ids; no other is decoded, and no shard read that holds none of them.
+
+    Raises:
+        Exception: What the folder raises for a shard that differs from its manifest.
+    """
+    wanted = set(ids)
+    for name, numbers in shard_ids(manifest):
+        if wanted.isdisjoint(numbers):
+            continue
+        for number, (key, members) in zip(numbers, read_one_shard(folder, manifest, name), strict=True):
+            if number in wanted:
+                yield sample_of(number, key, members)
+
+
+def shard_ids(manifest: ShardsManifest) -> list[tuple[str, range]]:
+    """Returns the name of each shard and the ids of its samples, in the manifest's order."""
+    listed = [(shard["name"], shard["samples"]) for shard in manifest.summary["shards"]]
+    ends = itertools.accumulate(size for _, size in listed)
+    return [(name, range(end - size, end)) for (name, size), end in zip(listed, ends, strict=True)]
 
 
 def sample_of(number: int, key: str, members: dict[str, bytes]) -> Sample:

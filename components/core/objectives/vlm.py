@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from components.core.data.conversation import IGNORED
 from components.core.data.conversation_batches import ConversationBatch
-from components.core.data.dialogue import IGNORED, DialogueBatch
+from components.core.data.dialogue import DialogueBatch
 from components.core.models.interleave import interleave, rows
 from components.core.models.language_model import LanguageModel
 from components.core.models.projector import Projector

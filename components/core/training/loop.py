@@ -141,6 +141,16 @@ def train(
     return run.curve
 
 
+def columns(curve: Curve) -> dict[str, Any]:
+    """Returns a curve's `steps`, and its `values` as one list per metric, None where one was not measured."""
+    points = [(step, values) for step, values in curve if "loss" in values]
+    names = dict.fromkeys(name for _, values in points for name in values)
+    return {
+        "steps": [step for step, _ in points],
+        "values": {name: [values.get(name) for _, values in points] for name in names},
+    }
+
+
 def _steps(
     run: _Run,
     steps: Iterable[tuple[int, Ready[Any]]],

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.core.data.conversation import IMAGE
-from components.core.data.dialogue import IGNORED
+from components.core.data.conversation import IGNORED, IMAGE
 from components.core.data.questions import LETTERS
 from components.core.models.language_model import LanguageModel
 from components.core.models.projector import Projector

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from components.core.data.conversation import IMAGE, TEMPLATES, prompt_tokens
-from components.core.data.dialogue import IGNORED, DialogueBatches, dialogue, texts
+from components.core.data.conversation import IGNORED, IMAGE, TEMPLATES, prompt_tokens
+from components.core.data.dialogue import DialogueBatches, dialogue, texts
 from components.core.data.shard_samples import Sample
 from components.core.models.language_model import (
     FRAME,

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.core.data.conversation import IMAGE
+from components.core.data.conversation import IGNORED, IMAGE
 from components.core.data.conversation_batches import ConversationBatch
-from components.core.data.dialogue import IGNORED
 from components.core.models.interleave import padded
 from components.core.objectives import vlm
 from components.core.objectives.vlm import ConversationObjective
