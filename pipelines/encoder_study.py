@@ -15,21 +15,21 @@ from components.report.component import report
 from components.train_vlm.component import train_vlm
 from pipelines.design import ALL, Design
 from pipelines.knobs import Knobs, value
-from pipelines.placement import Hardware
+from pipelines.placement import Hardware, Site
 from pipelines.steps import Steps
 
 
-def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware], images: Mapping[str, str]) -> Any:
+def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware], site: Site) -> Any:
     """Returns the pipeline that trains and compares the arms.
 
     Args:
         design: The arms, how often each is trained, and what probes them.
         knobs: What differs from the stages' defaults, by stage or task.
         hardware: What each stage asks of a cluster.
-        images: Image by dependency set, where it isn't the default one.
+        site: Where it will run: images, node pools.
     """
 
-    @dsl.pipeline(name="encoder-study")
+    @dsl.pipeline(name="encoder-study", pipeline_config=site.config())
     def study(
         out_uri: str,
         source_uri: str = value(knobs, "build_shards", "source_uri"),
@@ -62,7 +62,7 @@ def encoder_study(design: Design, knobs: Knobs, hardware: Mapping[str, Hardware]
             gpu_hour_price: Price of one GPU-hour for the report's cost table; 0 leaves it out.
             compare_uri: Folder of another study's report to lay beside this one; empty: none.
         """
-        steps = Steps(out_uri, knobs, hardware, images)
+        steps = Steps(out_uri, knobs, hardware, site)
 
         def build(name: str, num_samples: Any, **of_set: Any) -> Any:
             world = {"purpose": name, "source_uri": source_uri, "seed": seed, "num_samples": num_samples}

@@ -17,6 +17,7 @@ from pipelines.design import Design
 from pipelines.host import Host, containers_run_on
 from pipelines.knobs import Knobs
 from pipelines.package import write_package
+from pipelines.placement import Site
 from pipelines.presets import Preset
 from pipelines.run_folder import opened_run
 from pipelines.scores import scores_table
@@ -45,7 +46,7 @@ def run_study(
     """
     out = open_folder(settings["out"] or str(run)).uri
     with opened_run(run, out, settings) as lock:
-        write_package(run / "study.yaml", design, recipe, knobs, {})
+        write_package(run / "study.yaml", design, recipe, knobs, Site())
         host = Host(run=run, lock=lock, out=out, order=design.tasks, screen=screen)
         tracking = Forwarder(run)
         tracking.start()

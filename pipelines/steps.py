@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.knobs import Knobs, chosen
-from pipelines.placement import Hardware, place
+from pipelines.knobs import STAGES, Knobs, chosen
+from pipelines.placement import Hardware, Site, is_by_digest, place
+
+UNKNOWN = ("source_uri", "align_data", "tune_data", "questions", "language_model", "lm_name")  # who wrote what is there
+NOTHING = ("", "tiny")  # values of these that read nothing
 
 
 class Steps:
     """The tasks of one pipeline, by the folder that each writes."""
 
-    def __init__(self, out_uri: Any, knobs: Knobs, hardware: Mapping[str, Hardware], images: Mapping[str, str]) -> None:
-        self._out_uri, self._knobs, self._hardware, self._images = out_uri, knobs, hardware, images
+    def __init__(self, out_uri: Any, knobs: Knobs, hardware: Mapping[str, Hardware], site: Site) -> None:
+        self._out_uri, self._knobs, self._hardware, self._site = out_uri, knobs, hardware, site
         self._tasks: dict[str, Any] = {}
 
     def add(self, component: Any, variant: str = "", /, *, after: Any = "", **inputs: Any) -> Any:
@@ -29,7 +32,12 @@ class Steps:
         task = component(out_uri=f"{self._out_uri}/{name}", **inputs, **rest).set_display_name(name.replace("/", " "))
         if after:
             task.after(self._tasks[after])
-        self._tasks[name] = place(task, self._hardware.get(stage), self._images)
+        hardware = self._hardware.get(stage)
+        self._tasks[name] = place(task, stage, variant, hardware, self._site)
+        is_launched = hardware is not None and hardware.is_gang
+        task.set_caching_options(
+            not is_launched and is_by_digest(task.container_spec.image) and _is_known(stage, {**inputs, **rest})
+        )
         return next(iter(task.outputs.values()))
 
     def compare(self, component: Any, inputs: Mapping[str, Any], **made: Mapping[str, Any]) -> Any:
@@ -42,3 +50,14 @@ class Steps:
         """
         artefacts = {f"{field}_{name}": found for field, of in made.items() for name, found in of.items()}
         return self.add(component({field: list(of) for field, of in made.items()}), **inputs, **artefacts)
+
+
+def _is_known(stage: str, inputs: Mapping[str, Any]) -> bool:
+    """Returns whether KFP's cache key tells all that the task reads.
+
+    The key knows an artefact by the one execution that made it, and with it the digest of its manifest, which each
+    reader compares with what lies there. What a task reads at an address or name given as text may change unseen.
+    """
+    addresses = {name for name, field in STAGES[stage].sources().items() if field.metadata.get("optional")}
+    given = [inputs[name] for name in (*addresses, *UNKNOWN) if name in inputs]
+    return stage != "build_shards" and all(isinstance(value, str) and value in NOTHING for value in given)

@@ -65,8 +65,9 @@ class Stage:
         self._folders: dict[str, list[Folder]] = {}
         self._named = {name: values.named(name) for name in values.sources() if values.named(name)}
         for name, field in values.sources().items():
-            self._folders[name] = [_pointed_to(address) for address in values.addresses(name)]
-            manifests = [_input(name, folder) for folder in self._folders[name]]
+            pointed = [_pointed_to(address) for address in values.addresses(name)]
+            self._folders[name] = [folder for folder, _ in pointed]
+            manifests = [_input(name, folder, digest) for folder, digest in pointed]
             self.input_lists[name] = manifests
             if manifests and not field.metadata["many"]:
                 self.inputs[name] = manifests[0]
@@ -206,20 +207,29 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _pointed_to(address: str) -> Folder:
-    """Returns the folder at an address: the folder itself, its manifest, or the pointer file that KFP hands on."""
+def _pointed_to(address: str) -> tuple[Folder, str]:
+    """Returns the folder at an address, and the digest of the manifest that should be there where that is known.
+
+    The address is the folder itself, its manifest, or the pointer file that KFP hands on.
+    """
     if address.endswith(f"/{MANIFEST_NAME}"):
-        return open_folder(address.removesuffix(f"/{MANIFEST_NAME}"))
+        return open_folder(address.removesuffix(f"/{MANIFEST_NAME}")), ""
     if "://" not in address and Path(address).is_file():
-        return open_folder(json.loads(Path(address).read_text())["folder"])
-    return open_folder(address)
+        pointer = json.loads(Path(address).read_text())
+        return open_folder(pointer["folder"]), pointer["digest"]
+    return open_folder(address), ""
 
 
-def _input(name: str, folder: Folder) -> Manifest:
+def _input(name: str, folder: Folder, digest: str) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
         raise BadInput(
             f"--{name}={folder.uri} holds no {MANIFEST_NAME}: run the stage that writes it, or correct the address."
+        )
+    if digest and manifest.digest != digest:
+        raise BadInput(
+            f"--{name}={folder.uri} holds another result ({manifest.digest[:12]}) than the pipeline was given "
+            f"({digest[:12]}): submit it again with --no-cache, or under another out_uri."
         )
     return manifest
 

@@ -10,7 +10,7 @@ from kfp import components
 from pipelines.design import Design
 from pipelines.knobs import value
 from pipelines.package import write_package
-from pipelines.placement import ACCELERATOR
+from pipelines.placement import ACCELERATOR, Site
 from pipelines.presets import PRESETS
 
 ARMS = ("clip", "dino")
@@ -20,7 +20,7 @@ ARMS = ("clip", "dino")
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     path = tmp_path_factory.mktemp("package") / "study.yaml"
     recipe = PRESETS[request.param]
-    write_package(path, Design(arms=ARMS), recipe, recipe.knobs, {"train": "registry/train@sha256:00"})
+    write_package(path, Design(arms=ARMS), recipe, recipe.knobs, Site(images={"train": "registry/train@sha256:00"}))
     return request.param, path
 
 
@@ -74,7 +74,7 @@ def test_arms_get_the_same_values_in_everything_but_the_arm(package: tuple[str, 
 def test_each_seed_trains_every_arm_again_and_the_report_reads_them_all(tmp_path: Path) -> None:
     recipe = PRESETS["smoke"]
     design = Design(arms=ARMS, num_seeds=2, first_replicate=3)
-    write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, {})
+    write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, Site())
     found = by_display_name(spec_of(("smoke", tmp_path / "study.yaml")))
     names = [encoder.name for encoder in design.encoders]
     assert names == ["clip_3", "dino_3", "clip_4", "dino_4"] and found.keys() == set(design.tasks)
@@ -89,7 +89,7 @@ def test_published_sets_are_probed_and_the_first_is_analysed(tmp_path: Path) -> 
     recipe = PRESETS["smoke"]
     sets = (("imagenet", "s3://b/imagenet"), ("imagenetv2", "s3://b/v2"), ("cars", "s3://b/cars"))
     design = Design(arms=ARMS, labelled=sets)
-    write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, {})
+    write_package(tmp_path / "study.yaml", design, recipe, recipe.knobs, Site())
     found = by_display_name(spec_of(("smoke", tmp_path / "study.yaml")))
     assert found.keys() == set(design.tasks) and not list(design.problems())
     built = {name: found[f"build_shards/{name}"]["inputs"]["parameters"] for name in ("probe", "cars", "pretrain")}
