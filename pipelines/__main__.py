@@ -1,46 +1,39 @@
-"""The command line: run the study here, compile it for a cluster, or plan what it takes."""
+"""The command line: run the study here or on a cluster, look after its runs, or plan what it takes."""
 
 import argparse
 import contextlib
+import datetime
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from components.build_shards.params import SYNTHETIC
+from components.launch.gang import Pool, read_pools
 from components.runtime import errors
 from components.runtime.errors import BadInput, StageFailure
 from components.runtime.manifest import MANIFEST_NAME
 from components.runtime.params import from_text, unknown_name
 from components.runtime.storage import open_folder
 from pipelines import knobs as study_knobs
-from pipelines.design import ARMS, DEFAULT_ARMS, LABELLED_SETS, Design
+from pipelines.arguments import parsers
+from pipelines.design import ARMS, Design
 from pipelines.knobs import Knobs
-from pipelines.plan import H100_TFLOPS, MFU, plan_table
+from pipelines.placement import Site, images_by_tag, read_images
+from pipelines.plan import plan_table
 from pipelines.presets import PRESETS, Preset, preset
 
-SETS = ("cpu", "train", "vlm")
 POSITIVE = {"mfu": "mfu", "gpu-tflops": "gpu_tflops"}
-EXAMPLES = """examples:
-  python -m pipelines local --preset smoke
-  python -m pipelines local --preset laptop --num-seeds 3 --run three-seeds
-  python -m pipelines local --preset laptop --run deeper --set pretrain.depth=6
-  python -m pipelines compile --preset paper --out study.yaml
-  python -m pipelines plan --preset paper --gpu-hour-price 2.5
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that refuses in a sentence, as every other refusal here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message[:1].upper()}{message[1:]}: look at `{self.prog} --help`.")
+NEEDED = ("cpu", "train", "vlm")  # dependency sets of the stages; a gang's launcher comes on top
+SHARED = ("s3",)  # what pods on several nodes can all reach
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    parser, verbs = _parsers()
+    parser, verbs = parsers()
     if not argv or argv[0] in ("-h", "--help"):
         parser.print_help()
         return errors.EXIT_DONE
@@ -51,10 +44,14 @@ def main(argv: Sequence[str]) -> int:
         flags = [flag for action in verbs[argv[0]]._actions for flag in action.option_strings]
         problems = [unknown_name(word.partition("=")[0], flags) for word in unknown if word.startswith("-")]
         problems += [f"'{word}' belongs to no option: look at --help." for word in unknown if not word.startswith("-")]
-        return {"local": _local, "compile": _compile, "plan": _plan}[argv[0]](options, problems)
+        acts = {"local": _local, "compile": _compile, "plan": _plan, "submit": _submit, "status": _status}
+        return (acts | {"cancel": _cancel, "doctor": _doctor})[argv[0]](options, problems)
     except BadInput as error:
         print("\n".join(error.problems), file=sys.stderr)
         return errors.EXIT_BAD_INPUT
+    except StageFailure as error:
+        print(error, file=sys.stderr)
+        return errors.EXIT_FAILED
     except KeyboardInterrupt:
         return errors.EXIT_PREEMPTED
 
@@ -96,15 +93,14 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
 
 
 def _compile(options: argparse.Namespace, problems: list[str]) -> int:
-    images = dict(word.partition("=")[::2] for word in options.image)
-    problems += [unknown_name(f"--image {s}", [f"--image {known}" for known in SETS]) for s in images if s not in SETS]
-    problems += [f"--image {s} is empty: write --image {s}=repository@sha256:..." for s, i in images.items() if not i]
+    site = _site(options, problems)
     recipe, design, knobs = _study(options, problems, SYNTHETIC, 0)
     from pipelines.package import write_package
 
-    write_package(Path(options.out), design, recipe, knobs, images)
+    write_package(Path(options.out), design, recipe, knobs, site)
     seeds = f", {design.num_seeds} seeds each," if design.num_seeds > 1 else ""
     print(f"Wrote {options.out}: the study of {' and '.join(design.arms)}{seeds} with the preset {options.preset}.")
+    _warn_of_tags(recipe, site)
     return errors.EXIT_DONE
 
 
@@ -118,6 +114,141 @@ def _plan(options: argparse.Namespace, problems: list[str]) -> int:
     print(f"{options.preset}: {recipe.about}\n{recipe.cost}\n{recipe.score}\n")
     print(plan_table(design, knobs, recipe.hardware, **rates))
     return errors.EXIT_DONE
+
+
+def _submit(options: argparse.Namespace, problems: list[str]) -> int:
+    for name, address in (("--out", options.out), ("--source", options.source), ("--compare", options.compare)):
+        if address.partition("://")[0] not in SHARED and (name == "--out" or address not in ("", SYNTHETIC)):
+            problems.append(f"{name}={address} is no place that all pods reach: give s3://bucket/folder.")
+    if not options.experiment.strip():
+        problems.append("--experiment is empty: give the name of a study.")
+    seed = _number(int, "--seed", options.seed, problems)
+    site = _site(options, problems)
+    recipe, design, knobs = _study(options, problems, options.source, seed)
+    from pipelines.service import Service
+    from pipelines.submit import submit
+
+    service = Service(options.host, options.namespace)
+    arguments = {"out_uri": options.out.rstrip("/"), "source_uri": options.source, "seed": seed}
+    name = options.preset if options.run is None else options.run
+    run = submit(
+        service,
+        design=design,
+        recipe=recipe,
+        knobs=knobs,
+        site=site,
+        arguments=arguments | {"compare_uri": options.compare},
+        settings={
+            "experiment": options.experiment,
+            "name": name,
+            "caching": False if options.no_cache else None,
+            "service_account": options.service_account,
+        },
+    )
+    _warn_of_tags(recipe, site)
+    print(f"Started {name} ({run.run_id}), which writes to {arguments['out_uri']}.\n{service.link(run.run_id)}\n")
+    print(f"  python -m pipelines status {run.run_id}\n  python -m pipelines cancel {run.run_id}")
+    return errors.EXIT_DONE
+
+
+def _status(options: argparse.Namespace, problems: list[str]) -> int:
+    most = _number(int, "--most", options.most, problems)
+    if most < 1:
+        problems.append(f"--most={options.most} is below 1: give how many runs to list.")
+    if problems:
+        raise BadInput(*problems)
+    from pipelines import status
+    from pipelines.service import Service
+
+    service, now = Service(options.host, options.namespace), datetime.datetime.now(datetime.UTC)
+    if options.run is None:
+        print(status.runs_table(service.runs(most), now))
+        return errors.EXIT_DONE
+    run = service.find(options.run)
+    print(status.run_text(run, service.link(run.run_id), now))
+    return status.exit_code(run.state)
+
+
+def _cancel(options: argparse.Namespace, problems: list[str]) -> int:
+    timeout_s = _number(float, "--timeout", options.timeout, problems)
+    if timeout_s <= 0:
+        problems.append(f"--timeout={options.timeout} is not above 0: give seconds.")
+    if problems:
+        raise BadInput(*problems)
+    from pipelines.cancel import cancel
+    from pipelines.kube import Kube
+    from pipelines.service import Service
+
+    cluster = Kube(options.namespace).cluster
+    return cancel(Service(options.host, options.namespace), cluster, options.run, timeout_s, sys.stdout)
+
+
+def _doctor(options: argparse.Namespace, problems: list[str]) -> int:
+    site = _site(options, problems)
+    if options.preflight and options.out.partition("://")[0] not in SHARED:
+        problems.append("--preflight writes what it measured: give --out=s3://bucket/folder.")
+    if options.preset not in PRESETS:
+        problems.append(unknown_name(f"--preset={options.preset}", [f"--preset={known}" for known in PRESETS]))
+    _address("--out", options.out, problems)
+    if problems:
+        raise BadInput(*problems)
+    recipe = preset(options.preset)
+    from pipelines import doctor
+    from pipelines.kube import Kube
+    from pipelines.service import Service
+
+    namespace, account = options.namespace, options.service_account
+    user = f"system:serviceaccount:{namespace}:{account}" if account else ""
+    patient = doctor.Patient(
+        service=lambda: Service(options.host, namespace),
+        kube=lambda: Kube(namespace, user),
+        out=options.out,
+        mlflow=options.mlflow or os.environ.get("MLFLOW_TRACKING_URI", ""),
+        site=site,
+        hardware=recipe.hardware,
+        needed=_needed(recipe),
+        preflight=(lambda words: subprocess.call([sys.executable, *words[1:]])) if options.preflight else None,
+    )
+    num_wrong = 0
+    for name, finding in doctor.examine(patient):
+        num_wrong += finding.outcome == doctor.WRONG
+        print(f"{finding.outcome:5}{name:11}{finding.said}", flush=True)
+        if finding.remedy:
+            print(
+                f"{'':16}{'To mend it' if finding.outcome == doctor.WRONG else 'To look'}: {finding.remedy}", flush=True
+            )
+    print(f"\n{num_wrong or 'No'} problem{'' if num_wrong == 1 else 's'} found.")
+    return errors.EXIT_FAILED if num_wrong else errors.EXIT_DONE
+
+
+def _site(options: argparse.Namespace, problems: list[str]) -> Site:
+    """Returns the images and node pools that the options name."""
+    images: dict[str, str] = {}
+    pools: dict[str, Pool] = {}
+    try:
+        images = read_images(options.image)
+    except BadInput as error:
+        problems += error.problems
+    try:
+        pools = read_pools(Path(options.pools).read_text()) if options.pools else {}
+    except BadInput as error:
+        problems += [f"--pools={options.pools}: {problem}" for problem in error.problems]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        problems.append(f"--pools={options.pools} can't be read ({reason}): give the file of node pools.")
+    return Site(images=images, pools=pools)
+
+
+def _needed(recipe: Preset) -> list[str]:
+    return [*NEEDED, *(["launcher"] if any(asked.is_gang for asked in recipe.hardware.values()) else [])]
+
+
+def _warn_of_tags(recipe: Preset, site: Site) -> None:
+    if tags := images_by_tag(site, _needed(recipe)):
+        print(
+            f"Warning: {', '.join(tags)}: not named by digest, so their tasks are never taken from KFP's cache.",
+            file=sys.stderr,
+        )
 
 
 def _study(options: argparse.Namespace, problems: list[str], source: str, seed: int) -> tuple[Preset, Design, Knobs]:
@@ -174,54 +305,6 @@ def _number(kind: type, name: str, text: str, problems: list[str]) -> Any:
     except ValueError:
         problems.append(f"{name}={text} is not {'a whole number' if kind is int else 'a number'}.")
         return kind(1)
-
-
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="python -m pipelines", description=__doc__, epilog=EXAMPLES, formatter_class=layout)
-    commands = parser.add_subparsers(metavar="command")
-    recipes = "presets:\n" + "\n".join(f"  {name:8}{p.about} {p.cost}" for name, p in PRESETS.items())
-    verbs: dict[str, argparse.ArgumentParser] = {}
-    for verb, text in (
-        ("local", "run the study on this machine; run it again to continue"),
-        ("compile", "write the study as a package for Kubeflow Pipelines"),
-        ("plan", "print hardware, GPU-hours, cost and sizes, and check the numbers"),
-    ):
-        verbs[verb] = commands.add_parser(
-            verb, help=text, description=text, epilog=recipes, formatter_class=layout, allow_abbrev=False
-        )
-        add = verbs[verb].add_argument
-        add("--preset", default="laptop", metavar="NAME", help=f"{', '.join(PRESETS)} (default: laptop)")
-        add(
-            "--arms",
-            default=",".join(DEFAULT_ARMS),
-            help=f"arms to compare, of {', '.join(ARMS)} (default: %(default)s)",
-        )
-        add("--num-seeds", default="1", metavar="N", help="trainings of each arm, on the same data (default: 1)")
-        add("--first-replicate", default="0", metavar="N", help="number of the first of them, added to the seed")
-        add(
-            "--labelled",
-            action="append",
-            default=[],
-            metavar="SET=URI",
-            help=f"a published set to probe on, of {', '.join(LABELLED_SETS)}; repeatable",
-        )
-        add("--set", action="append", default=[], metavar="STAGE.KNOB=VALUE", help="change a number; repeatable")
-    add = verbs["local"].add_argument
-    add("--run", metavar="NAME", help="name of the run (default: the preset's)")
-    add("--runs", default="runs", metavar="FOLDER", help="folder of all runs (default: %(default)s)")
-    add("--out", default="", metavar="URI", help="where stages write: a path, or s3://... (default: the run's folder)")
-    add("--compare", default="", metavar="RUN", help="run, or address of a report, to lay beside this one's")
-    add("--source", default=SYNTHETIC, help="folder of pictures (default: %(default)s, the synthetic world)")
-    add("--seed", default="0", help="seed of everything random (default: %(default)s)")
-    add = verbs["compile"].add_argument
-    add("--out", default="study.yaml", metavar="FILE", help="file to write (default: %(default)s)")
-    add("--image", action="append", default=[], metavar="SET=IMAGE", help=f"image of {', '.join(SETS)}; repeatable")
-    add = verbs["plan"].add_argument
-    add("--gpu-hour-price", default="0", metavar="PRICE", help="price of one GPU-hour (default: no cost column)")
-    add("--mfu", default=str(MFU), help="share of the GPU's peak that training reaches (default: %(default)s)")
-    add("--gpu-tflops", default=str(H100_TFLOPS), help="the GPU's dense bf16 peak (default: %(default)s, an H100)")
-    return parser, verbs
 
 
 if __name__ == "__main__":

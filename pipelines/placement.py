@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -16,7 +16,7 @@ from components.runtime.params import unknown_name
 ACCELERATOR = "nvidia.com/gpu"
 DEPENDENCIES = ("cpu", "launcher", "train", "vlm")
 BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
-RUN_VARIABLE = "CETERIS_RUN_ID"
+RUN_VARIABLE = "CETERIS_RUN"
 WORKFLOW_VARIABLE = "CETERIS_WORKFLOW"
 FROM_SECRETS = (  # what a stage may read from a Secret or ConfigMap; KFP wants each by name
     "AWS_ACCESS_KEY_ID",
@@ -114,8 +114,8 @@ class Site:
                 found[f"{stage} needs the node pool {asked.pool}: " + unknown_name(f"pools.{asked.pool}", names)] = None
             elif pool is not None and asked.num_gpus and pool.gpus < (1 if asked.is_gang else asked.num_gpus):
                 found[
-                    f"{stage} needs GPUs and the node pool {asked.pool} has {pool.gpus} a node: give pools.{asked.pool} "
-                    "its gpus, or choose another preset."
+                    f"{stage} needs GPUs and the node pool {asked.pool} has {pool.gpus} a node: give "
+                    f"pools.{asked.pool} its gpus, or choose another preset."
                 ] = None
         return list(found)
 
@@ -181,6 +181,12 @@ def place(task: Any, stage: str, variant: str, hardware: Hardware | None, site: 
 def is_by_digest(image: str) -> bool:
     """Returns whether the image is named by its content, so that the name never stands for another one."""
     return BY_DIGEST.fullmatch(image) is not None
+
+
+def images_by_tag(site: Site, needed: Sequence[str]) -> list[str]:
+    """Returns which of the dependency sets' images are not named by digest, so that their tasks are never cached."""
+    images = {name: site.images.get(name, default_image(name)) for name in needed}
+    return [f"{name}={image}" for name, image in images.items() if not is_by_digest(image)]
 
 
 def gang_argument(hardware: Hardware, pool: Pool | None, image: str, arm: str) -> str:
