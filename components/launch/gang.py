@@ -172,7 +172,8 @@ def read_pools(text: str) -> dict[str, Pool]:
     pools = found.get("pools") if isinstance(found, dict) else None
     if not isinstance(pools, dict) or not pools or set(found) != {"pools"}:
         raise BadInput(f"The pools' file holds {_shown(found)}, not one mapping of names to pools: write `pools:`.")
-    made, problems = {}, []
+    made: dict[str, Pool] = {}
+    problems: list[str] = []
     for name, values in pools.items():
         try:
             made[str(name)] = read_pool(str(name), values)
@@ -206,8 +207,9 @@ def read_pool(name: str, values: Any) -> Pool:
         problems = _open_secrets(f"{where}.env", values.get("env", {}))
     if problems:
         raise BadInput(*problems)
-    given = {field.name: values[key] for key, field in POOL_KEYS.items() if key in values}
-    return Pool(name=name, **{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    given: dict[str, Any] = {field.name: values[key] for key, field in POOL_KEYS.items() if key in values}
+    given = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
+    return Pool(name=name, **given)
 
 
 def _open_secrets(where: str, env: Mapping[str, str]) -> list[str]:

@@ -35,9 +35,15 @@ WRITABLE = {  # the root file system is read-only, and the user has no entry in 
 def volcano_job(gang: Gang) -> dict[str, Any]:
     """Returns the gang as a `batch.volcano.sh/v1alpha1` Job, without a namespace."""
     pool = gang.pool
-    options = {"queue": pool.queue, "priority_class": pool.priority_class or None, "validate_spec": False}
-    options |= {"service_account": pool.service_account or None, "reserved_millicpu": 0, "reserved_memmb": 0}
-    dry_run = KubernetesScheduler("ceteris").submit_dryrun(app_def(gang), Opts(**options))
+    options = Opts(
+        queue=pool.queue,
+        priority_class=pool.priority_class or None,
+        service_account=pool.service_account or None,
+        reserved_millicpu=0,
+        reserved_memmb=0,
+        validate_spec=False,
+    )
+    dry_run = KubernetesScheduler("ceteris").submit_dryrun(app_def(gang), options)
     job: Any = sanitize_for_serialization(dry_run.request.resource)
     job["metadata"] = {"name": gang.name, "labels": gang.labels()} | _owners(gang)
     job["spec"] |= {
