@@ -39,8 +39,6 @@ def volcano_job(gang: Gang) -> dict[str, Any]:
         queue=pool.queue,
         priority_class=pool.priority_class or None,
         service_account=pool.service_account or None,
-        reserved_millicpu=0,
-        reserved_memmb=0,
         validate_spec=False,
     )
     dry_run = KubernetesScheduler("ceteris").submit_dryrun(app_def(gang), options)
