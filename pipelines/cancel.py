@@ -43,12 +43,12 @@ def cancel(service: Service, cluster: Cluster, run: str, timeout_s: float, scree
     deadline = time.monotonic() + timeout_s
     deleted: set[str] = set()
     while True:
-        left = _left(service, cluster, found.run_id)
         for job in cluster.list("Job", labels=run_selector(found.run_id)):
             cluster.delete(job)
             if job["metadata"]["name"] not in deleted:
                 screen.write(f"Deleted the job {job['metadata']['name']}.\n")
                 deleted.add(job["metadata"]["name"])
+        left = _left(service, cluster, found.run_id)
         if not left:
             screen.write("Nothing of it is left: no job, no pod.\n")
             return errors.EXIT_DONE

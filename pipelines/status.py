@@ -68,7 +68,7 @@ def _took(start: datetime.datetime | None, end: datetime.datetime | None, now: d
     if start is None:
         return "-"
     left = max(0, round(((end if end and end.year > 1970 else now) - start).total_seconds()))
-    words = []
+    words: list[str] = []
     for seconds, unit in UNITS:
         if left >= seconds or (unit == "s" and not words):
             words.append(f"{left // seconds} {unit}")
