@@ -301,7 +301,8 @@ def preflight_command(patient: Patient) -> list[str]:
     out = f"{patient.out.rstrip('/')}/preflight-{secrets.token_hex(4)}"
     image = patient.site.images.get("train", default_image("train"))
     shape = gang_argument(asked, pool, image, "")
-    return ["python", "-m", "components.launch", "--stage=preflight", f"--out_uri={out}", shape]
+    shm = [f"--min_shm_gib={pool.shm_gib}"] if pool is not None else []
+    return ["python", "-m", "components.launch", "--stage=preflight", f"--out_uri={out}", *shm, shape]
 
 
 def _preflight(patient: Patient) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ STAGES = [
     "build_shards",
     "evaluate",
     "extract_features",
+    "preflight",
     "pretrain",
     "report",
     "train_vlm",
@@ -23,7 +24,7 @@ FILES = {"README.md", "metadata.yaml", "params.py", "component.py", "__main__.py
 SOURCES = [p for folder in ("components", "pipelines") for p in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def test_there_are_eight_stages() -> None:
+def test_there_are_the_studys_eight_stages_and_preflight() -> None:
     assert stages() == STAGES
 
 

@@ -101,7 +101,8 @@ def test_a_cluster_in_order_passes_every_check(ward: Ward) -> None:
     assert outcomes == {doctor.OK}
     (command,) = ward.commands
     assert command[:4] == ["python", "-m", "components.launch", "--stage=preflight"]
-    assert command[4].startswith(f"--out_uri={ward.out}/preflight-") and '"num_nodes": 2' in command[5]
+    assert command[4].startswith(f"--out_uri={ward.out}/preflight-") and '"num_nodes": 2' in command[6]
+    assert command[5] == "--min_shm_gib=64"
     assert list(Path(ward.out).rglob("*")) == [] or not any(p.is_file() for p in Path(ward.out).rglob("*"))
 
 

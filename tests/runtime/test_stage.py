@@ -12,6 +12,7 @@ import pytest
 
 from components.build_shards.params import Params
 from components.pretrain.params import Params as Pretrain
+from components.runtime.errors import BadInput
 from components.runtime.logs import Log
 from components.runtime.manifest import read_manifest
 from components.runtime.stage import Stage, run_stage
@@ -105,6 +106,11 @@ def test_kfp_hands_on_where_the_result_lies(tmp_path: Path) -> None:
         stage = Stage(Pretrain(out_uri=str(tmp_path), arm="clip", shards=str(address)), Log("test"))
         digests.append(stage.inputs["shards"].digest)
     assert len(set(digests)) == 1
+
+    pointer = tmp_path / "kfp" / "shards"
+    pointer.write_text(pointer.read_text().replace(digests[0], "0" * 64))
+    with pytest.raises(BadInput, match="holds another result .* than the pipeline was given"):
+        Stage(Pretrain(out_uri=str(tmp_path), arm="clip", shards=str(pointer)), Log("test"))
 
 
 def test_a_stage_that_is_told_to_stop_exits_with_3_and_finishes_when_run_again(tmp_path: Path) -> None:
