@@ -109,7 +109,7 @@ def test_kfp_hands_on_where_the_result_lies(tmp_path: Path) -> None:
 
     pointer = tmp_path / "kfp" / "shards"
     pointer.write_text(pointer.read_text().replace(digests[0], "0" * 64))
-    with pytest.raises(BadInput, match="holds another result .* than the pipeline was given"):
+    with pytest.raises(BadInput, match=r"holds another result .* than the pipeline was given"):
         Stage(Pretrain(out_uri=str(tmp_path), arm="clip", shards=str(pointer)), Log("test"))
 
 
