@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pipelines import knobs as study_knobs
 from pipelines.arguments import parsers
 from pipelines.design import ARMS, Design
 from pipelines.knobs import Knobs
-from pipelines.placement import Site, images_by_tag, read_images
+from pipelines.placement import RUN_VARIABLE, Site, images_by_tag, read_images
 from pipelines.plan import plan_table
 from pipelines.presets import PRESETS, Preset, preset
 
@@ -207,7 +208,7 @@ def _doctor(options: argparse.Namespace, problems: list[str]) -> int:
         site=site,
         hardware=recipe.hardware,
         needed=_needed(recipe),
-        preflight=(lambda words: subprocess.call([sys.executable, *words[1:]])) if options.preflight else None,
+        preflight=_launch if options.preflight else None,
     )
     num_wrong = 0
     for name, finding in doctor.examine(patient):
@@ -219,6 +220,12 @@ def _doctor(options: argparse.Namespace, problems: list[str]) -> int:
             )
     print(f"\n{num_wrong or 'No'} problem{'' if num_wrong == 1 else 's'} found.")
     return errors.EXIT_FAILED if num_wrong else errors.EXIT_DONE
+
+
+def _launch(command: Sequence[str]) -> int:
+    """Runs the launcher as a pipeline's step would, under a run of its own, and returns its exit code."""
+    run = f"doctor-{secrets.token_hex(4)}"
+    return subprocess.call([sys.executable, *command[1:]], env=os.environ | {RUN_VARIABLE: run})
 
 
 def _site(options: argparse.Namespace, problems: list[str]) -> Site:
