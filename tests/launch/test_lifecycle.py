@@ -70,6 +70,21 @@ def test_fault_52_a_retried_step_attaches_while_the_first_one_still_runs(launch:
     assert launch.server.created == [NAME] and launch.server.most_at_once == 1
 
 
+def test_fault_52_what_one_launcher_has_judged_the_other_does_not_take_for_lost(launch: Launch) -> None:
+    line = said("bad_input", 1.0, problem="--width=97 is no multiple of --num_heads=4")
+    launch.server.plans = [Plan(ends={0: End(code=1, lines=[line]), 1: End(code=1)})]
+    other = Launch(launch.server, launch.out.path)
+    codes = []
+
+    def in_between() -> bool:
+        if launch.server.now > START + 30 and not codes:
+            codes.append(other.run())
+        return False
+
+    assert launch.run(is_stopping=in_between) == 2
+    assert codes == [2] and launch.server.created == [NAME]
+
+
 def test_fault_52_a_terminating_job_of_the_same_name_is_waited_for(launch: Launch) -> None:
     launch.server.plans = [Plan(run_s=10_000, leaves_s=200), Plan()]
     kill_when(launch, lambda: launch.server.now > START + 60)
