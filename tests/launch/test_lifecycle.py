@@ -99,7 +99,7 @@ def test_pods_that_outlive_their_job_are_waited_for(launch: Launch) -> None:
     kill_when(launch, lambda: launch.server.now > START + 60)
     launch.server.begin_delete(launch.server.of("Job")[0], "Background")
     assert launch.run() == 0
-    assert launch.server.most_at_once == 1
+    assert launch.server.created == [NAME, NAME] and launch.server.most_at_once == 1
 
 
 def test_a_pod_that_never_goes_is_named(launch: Launch) -> None:
@@ -184,6 +184,13 @@ def test_what_the_cluster_takes_away_is_not_on_the_codes_budget(launch: Launch, 
     launch.server.plans = [Plan(ends=ends)] * 3 + [Plan()]
     assert launch.run(limits=Limits(code_restarts=0, infrastructure_restarts=3)) == 0
     assert len(launch.server.created) == 4 and launch.server.most_at_once == 1
+
+
+def test_a_lost_node_is_noticed_before_anybody_cleans_up(launch: Launch) -> None:
+    launch.server.plans = [Plan(ends={1: End(is_node_lost=True)}), Plan()]
+    assert launch.run() == 0
+    ended_at = launch.out.read_json("logs/1/end.json")["ended_at"]
+    assert ended_at - START < 60 + 20 + LIMITS.grace_s, "Volcano's own policy waits for two minutes"
 
 
 def test_infrastructure_has_a_budget_too(launch: Launch) -> None:
