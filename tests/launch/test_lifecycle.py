@@ -172,6 +172,7 @@ def test_an_out_of_memory_kill_is_called_so(launch: Launch) -> None:
 
 
 LOST = [
+    {0: End(code=1, lines=[said("failed", 1.0, problem="NCCL error")]), 1: End(code=137, pod_reason="Evicted")},
     {0: End(code=137, pod_reason="Evicted"), 1: End(code=1, lines=[said("failed", 1.0, problem="NCCL error")])},
     {0: End(code=143, is_disrupted=True)},
     {1: End(is_node_lost=True)},
