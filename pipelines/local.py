@@ -12,6 +12,7 @@ from kfp import components, local
 from kfp.local.config import LocalExecutionConfig
 
 from components.runtime import errors
+from components.runtime.endings import status
 from components.runtime.storage import open_folder
 from pipelines.design import Design
 from pipelines.host import Host, containers_run_on
@@ -22,8 +23,6 @@ from pipelines.presets import Preset
 from pipelines.run_folder import opened_run
 from pipelines.scores import scores_table
 from pipelines.tracking import Forwarder
-
-STATUS = {errors.EXIT_DONE: "FINISHED", errors.EXIT_PREEMPTED: "KILLED"}
 
 
 def run_study(
@@ -57,7 +56,7 @@ def run_study(
             _print_result(out, time.monotonic() - start)
         else:
             _print_failure(host, screen)
-        failure = tracking.finish(STATUS.get(host.exit_code, "FAILED"))
+        failure = tracking.finish(status(host.exit_code))
         if failure:
             screen.write(f"Warning: MLflow lacks the newest numbers ({failure}); the same command brings them.\n")
         return host.exit_code
