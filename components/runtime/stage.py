@@ -139,7 +139,9 @@ def _run(
 ) -> None:
     values = params.parse(params_class, argv)
     stage = Stage(values, log)
-    if is_done(values, stage, kfp):
+    if done := result(values, stage):
+        say_done(stage, done)
+        write_kfp_outputs(kfp, stage.out, done)
         return
     stage.tracking = Tracking(os.environ.get("CETERIS_TASK", values.stage_name()))
     tracking.append(stage.tracking)
@@ -177,19 +179,21 @@ def _run(
     log.event("done", out=stage.out.uri, digest=manifest.digest[:12], seconds=round(cost["seconds"], 1))
 
 
-def is_done(values: StageParams, stage: Stage, kfp: Mapping[str, Any]) -> bool:
-    """Returns whether the stage's result is there already; then it is said, and KFP gets it.
+def say_done(stage: Stage, done: Manifest) -> None:
+    """Says that nothing is left to do."""
+    stage.log("already_done", out=stage.out.uri, digest=done.digest[:12], commit=done.code.get("commit", "")[:12])
+
+
+def result(values: StageParams, stage: Stage) -> Manifest | None:
+    """Returns the stage's manifest, where it is there already.
 
     Raises:
         BadInput: What is there was made from something else.
     """
     done = read_manifest(stage.out)
-    if done is None:
-        return False
-    _check_same(done, values, stage)
-    stage.log("already_done", out=stage.out.uri, digest=done.digest[:12], commit=done.code.get("commit", "")[:12])
-    write_kfp_outputs(kfp, stage.out, done)
-    return True
+    if done is not None:
+        _check_same(done, values, stage)
+    return done
 
 
 def _sweep(out: Folder, log: Log) -> None:
