@@ -14,13 +14,8 @@ PASSED_ON = ("AWS_", "CETERIS_", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "O
 HOST = "host.docker.internal"
 
 
-def run_options(command: Sequence[str], folders: Sequence[str]) -> dict[str, Any]:
-    """Returns what `docker run` is given for a command, as docker-py names it.
-
-    Args:
-        command: Its command line; what it names by an absolute path it may read.
-        folders: What it may write to.
-    """
+def run_options() -> dict[str, Any]:
+    """Returns what `docker run` is given for every container, as docker-py names it."""
     return {
         "user": f"{os.getuid() or USER_WHEN_ROOT}:{os.getgid()}",
         "read_only": True,
@@ -29,12 +24,16 @@ def run_options(command: Sequence[str], folders: Sequence[str]) -> dict[str, Any
         "security_opt": ["no-new-privileges"],
         "shm_size": SHM_SIZE,
         "extra_hosts": {HOST: "host-gateway"},
-        "mounts": mounts(command, folders),
     }
 
 
 def mounts(command: Sequence[str], folders: Sequence[str]) -> list[Mount]:
-    """Returns the folders that a container sees, each under the path that it has here."""
+    """Returns the folders that a container sees, each under the path that it has here.
+
+    Args:
+        command: Its command line; what it names by an absolute path it may read.
+        folders: What it may write to.
+    """
     writable = [Path(folder) for folder in folders]
     read = {path for path in _paths(command) if path.exists() and not any(path.is_relative_to(w) for w in writable)}
     outer = [path for path in sorted(read) if not any(parent in read for parent in path.parents)]

@@ -11,7 +11,7 @@ import docker
 from torchx.schedulers.docker_scheduler import LABEL_APP_ID, LABEL_REPLICA_ID, DockerScheduler, Opts
 
 from components.launch.app import PORT, app_def, environment, pod_name
-from components.launch.containers import run_options, variables
+from components.launch.containers import mounts, run_options, variables
 from components.launch.gang import Gang
 from components.launch.local_cluster import ATTEMPT, Replica
 from components.runtime.errors import StageFailure
@@ -55,10 +55,11 @@ class Containers:
         for node, container in enumerate(dry_run.request.containers):
             name, options = pod_name(gang, node), container.kwargs
             labels: Any = options["labels"]
-            given = {"name": name, "hostname": name} | run_options(container.command, self._folders)
+            given = {"name": name, "hostname": name} | run_options()
             given |= {
                 "labels": labels | gang.labels() | {LABEL_APP_ID: gang.name, UID: uid, ATTEMPT: attempt},
                 "environment": variables(os.environ) | environment(gang) | {"CETERIS_LOG_FILE": ""},
+                "mounts": mounts(container.command, self._folders),
                 "nano_cpus": min(pool.cpus, os.cpu_count() or 1) * 10**9,
                 "mem_limit": f"{pool.memory_gib + pool.shm_gib}g",
                 "shm_size": f"{pool.shm_gib}g",
