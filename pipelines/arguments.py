@@ -129,7 +129,7 @@ def _add_local(parser: argparse.ArgumentParser) -> None:
     add("--source", default=SYNTHETIC, help="folder of pictures (default: %(default)s, the synthetic world)")
     add("--seed", default="0", help="seed of everything random (default: %(default)s)")
     add("--runner", default="host", metavar="NAME", help="host: stages are processes; docker: hardened containers")
-    add("--nodes", default="1", metavar="N", help="processes or containers that train each model together (default: 1)")
+    add("--nodes", default="1", metavar="N", help="processes or containers that train an encoder together (default: 1)")
     _add_images(parser)
 
 
