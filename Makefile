@@ -5,10 +5,15 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 PRESET ?= laptop
 ARGS ?=
+REGISTRY ?= ceteris
+TAG ?= dev
+BASE_IMAGE ?=
+BUILD_ARGS ?=
+PUSH ?=
 
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help study test test-all check docs bench clean
+.PHONY: help study test test-all check docs bench images clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -39,6 +44,9 @@ docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
 bench: $(INSTALLED) $(PEERS)/.installed ## Compare speed with peers (ARGS="sharding s3": only these)
 	@echo "make bench: the same work beside a peer; CPU seconds, and wall seconds where it waits"
 	@PYTHONPATH=$(PEERS)/torch $(BIN)/python -m tests.bench $(ARGS)
+
+images: ## Build the images (REGISTRY=ceteris TAG=dev; BASE_IMAGE=... BUILD_ARGS=... PUSH=1)
+	@images/build "$(REGISTRY)" "$(TAG)" "$(PUSH)" $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_ARGS)
 
 clean: ## Remove the environment and caches; runs/ stays
 	@echo "make clean: removing $(VENV), $(PEERS) and caches, keeping runs/"
