@@ -33,7 +33,7 @@ check: $(INSTALLED) ## Check style, types, import boundaries, YAML
 	@$(BIN)/lint-imports
 	@$(BIN)/yamllint --strict .
 
-docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
+docs: $(INSTALLED) ## Write the tables of parameters and metrics into the READMEs
 	@$(BIN)/python -m components.runtime.readme
 
 bench: $(INSTALLED) $(PEERS)/.installed ## Compare speed with peers (ARGS="sharding s3": only these)

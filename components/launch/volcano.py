@@ -10,6 +10,7 @@ from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts, sa
 from torchx.specs import AppDef, Resource, Role, macros
 
 from components.launch.gang import Gang, Pool
+from components.runtime import metrics
 
 ROLE = "node"
 PORT = 29500
@@ -84,7 +85,7 @@ def app_def(gang: Gang) -> AppDef:
         min_replicas=gang.num_nodes,
         entrypoint="python",
         args=["-m", "torch.distributed.run", *torchrun, *stage],
-        port_map={"c10d": PORT},
+        port_map={"c10d": PORT} | {f"metrics-{n}": metrics.PORT + n for n in range(pool.num_processes)},
         resource=Resource(cpu=pool.cpus, gpu=pool.gpus, memMB=pool.memory_gib << 10),
     )
     return AppDef(name=gang.name, roles=[role])
@@ -104,6 +105,8 @@ def _environment(gang: Gang) -> dict[str, str]:
     """Returns the variables of every pod; the pool's own ones have the last word on caches and NCCL."""
     ours = {
         "CETERIS_IMAGE": gang.image,
+        metrics.GPUS_VARIABLE: str(gang.pool.gpus),
+        metrics.PORT_VARIABLE: str(metrics.PORT),  # the first rank's; each adds its number on the node
         "CETERIS_RUN": gang.run_id,
         "CETERIS_TASK": gang.task,
         "PYTHONUNBUFFERED": "1",
