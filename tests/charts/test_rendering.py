@@ -107,7 +107,7 @@ def test_openshift_chooses_users_and_groups_itself() -> None:
     for _, pod in pods("openshift"):
         assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["spec"]["securityContext"].keys()
     for _, pod in pods("minimal"):
-        assert pod["spec"]["securityContext"]["runAsUser"] == 1000
+        assert pod["spec"]["securityContext"]["runAsUser"] == 10001
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
