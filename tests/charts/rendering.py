@@ -35,8 +35,8 @@ def helm(version: str) -> str:
 
 
 def run_helm(version: str, command: str, *words: str, values: Mapping[str, Any] | None = None) -> Any:
-    """Returns the finished `helm template` or `helm lint` of the chart, with these values on top."""
-    name = [RELEASE] if command == "template" else []
+    """Returns the finished `helm template`, `install` or `lint` of the chart, with these values on top."""
+    name = [RELEASE] if command in ("template", "install") else []
     given = ["--values=-"] if values is not None else []
     text = yaml.safe_dump(dict(values)) if values is not None else ""
     return _run(helm(version), command, *name, str(CHART), f"--namespace={NAMESPACE}", *words, *given, text=text)

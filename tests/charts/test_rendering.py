@@ -1,6 +1,8 @@
 """Every variation of the chart, by both versions of helm: valid for each Kubernetes, restricted, labelled, removed."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from pipelines.arguments import parsers
 from tests.charts.rendering import (
     APIS,
     CHART,
@@ -132,8 +135,10 @@ def test_nothing_is_left_of_a_release_but_what_the_readme_names(variation: str) 
         annotations = thing["metadata"].get("annotations", {})
         assert (annotations.get("helm.sh/resource-policy") == "keep") is (thing["kind"] in KEPT), thing
         if is_hook(thing):
-            assert "hook-succeeded" in annotations["helm.sh/hook-delete-policy"]
-            assert thing["kind"] == "Pod" or thing["spec"]["ttlSecondsAfterFinished"] <= 3600
+            policy = annotations["helm.sh/hook-delete-policy"]
+            assert "before-hook-creation,hook-succeeded" in policy
+            assert "hook-failed" in policy or thing["spec"]["ttlSecondsAfterFinished"] <= 3600
+            assert "hook-failed" in annotations["helm.sh/hook-output-log-policy"], "what is deleted is shown before"
         assert not thing["metadata"].get("finalizers")
 
 
@@ -147,6 +152,13 @@ def test_every_object_has_its_place_and_its_name_once(variation: str) -> None:
         key = (thing["kind"], about.get("namespace"), about["name"])
         assert key not in seen
         seen.add(key)
+
+
+def test_long_names_of_namespaces_stay_apart() -> None:
+    sets = ("runNamespaces={team-engineering-alpha,team-engineering-beta}", f"fullnameOverride={'c' * 40}")
+    for kind, number in (("Pod", 2), ("Job", 4)):
+        names = {thing["metadata"]["name"] for thing in objects("multi-tenant", kind, sets=sets)}
+        assert len(names) == number and max(map(len, names)) <= 63
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -198,12 +210,20 @@ def test_images_are_by_digest_where_one_is_given() -> None:
         assert {container["image"] for container in containers(pod)} == {"ceteris/launcher:0.1.0"}
 
 
-def test_the_notes_name_the_next_commands() -> None:
-    done = run_helm("4.2", "template", "--show-only=templates/config/pools.yaml", values={"mlflow": {"enabled": False}})
-    assert done.returncode == 0, done.stderr
-    notes = (CHART / "templates" / "NOTES.txt").read_text()
-    for command in ("helm test", "port-forward", "pipelines doctor", "pipelines upload", "pipelines submit"):
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_the_notes_name_the_next_commands(variation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    done = run_helm("4.2", "install", "--dry-run=client", f"--values={CHART / 'ci' / f'{variation}-values.yaml'}")
+    notes = done.stdout.partition("\nNOTES:\n")[2]
+    assert done.returncode == 0 and "<no value>" not in notes and "%!" not in notes, done.stderr + notes
+    for command in ("helm test", "port-forward", "get configmap ceteris-pools"):
         assert command in notes
+    verbs = parsers()[1]
+    for line in re.findall(r"python -m pipelines ((?:.*\\\n)*.*)", notes.replace("$IMAGES", "--image cpu=x@sha256:1")):
+        verb, *words = line.replace("\\\n", " ").split()
+        assert not verbs[verb].parse_known_args(words)[1], line
+    assert {"doctor", "upload", "submit", "status"} <= set(re.findall(r"python -m pipelines (\w+)", notes))
+    assert "Volcano is not here yet" in notes
 
 
 def test_no_secret_is_made_and_none_is_written_out() -> None:

@@ -54,6 +54,11 @@ annotations:
 {{- append .Values.runNamespaces .Release.Namespace | uniq | toJson -}}
 {{- end -}}
 
+{{- /* A namespace in at most 12 characters, different for each. */ -}}
+{{- define "ceteris.short" -}}
+{{- if gt (len .) 12 }}{{ . | trunc 6 | trimSuffix "-" }}-{{ . | sha256sum | trunc 5 }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}
+
 {{- /* An image: a dict with root and set. */ -}}
 {{- define "ceteris.image" -}}
 {{- $image := get .root.Values.images .set -}}
