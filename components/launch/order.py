@@ -20,7 +20,8 @@ USAGE = """usage: python -m components.launch --stage=STAGE --name=value ... --g
 
 Runs a stage on several nodes at once, follows it, and ends as it ends.
 
-  --stage=STAGE  one of {stages}; its own parameters stand beside it, as for `python -m components.STAGE`
+  --stage=STAGE  one of {stages}; its own parameters stand beside it, as for
+                 `python -m components.STAGE`
   --gang=JSON    {{"num_nodes": 2, "image": "registry/train@sha256:...", "pool": {{"name": "h100", "cpus": 96, ...}},
                  "arm": "clip", "scheduler": "kubernetes"}}: `pool` is an entry of the pools' file, `arm` tells the
                  task from the stage's others, `scheduler` is one of {schedulers};
