@@ -18,13 +18,8 @@ from components.build_shards.params import Params as BuildShards
 from components.runtime.stage import run_stage
 from tests.launch.gangs import IMAGE
 
-SIZES = [
-    "--arm=clip",
-    "--num_samples_seen=3200",
-    "--batch_size=32",
-    "--image_size_px=32",
-    "--checkpoint_every_steps=10",
-]
+SIZES = ["--num_samples_seen=3200", "--batch_size=32", "--num_streams=2", "--image_size_px=32"]
+OFTEN = ["--checkpoint_every_steps=10", "--arm=clip"]
 PATIENCE_S = 240
 
 pytestmark = pytest.mark.slow  # each trains in two torchruns, of which each imports torch twice
