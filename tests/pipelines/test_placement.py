@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from components.launch.gang import read_pool, read_pools
+from components.launch.gang import ARM, STAGE, read_pool, read_pools
+from components.runtime import metrics
 from components.runtime.errors import BadInput
+from components.runtime.readme import stages
 from pipelines.design import Design
 from pipelines.package import write_package
 from pipelines.placement import LONGEST_WAIT_S, RETRIES, RETRY_FACTOR, RETRY_WAIT_S, WORKFLOW_TTL_S, Site, read_images
 from pipelines.presets import PRESETS
+from tests.launch.gangs import gang
 
 DIGEST = "sha256:" + 64 * "0"
 IMAGES = {name: f"registry/{name}@{DIGEST}" for name in ("cpu", "train", "vlm", "launcher")}
@@ -101,6 +104,20 @@ def test_every_task_is_retried_with_growing_waits(paper: tuple[dict[str, Any], d
         == (RETRIES, f"{RETRY_WAIT_S}s", RETRY_FACTOR, f"{LONGEST_WAIT_S}s")
         for p in policies
     )
+
+
+def test_prometheus_finds_every_step_by_its_labels_and_port(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    for label, executor in paper[0]["deploymentSpec"]["executors"].items():
+        name = label.removeprefix("exec-")
+        variables = {one["name"]: one["value"] for one in executor["container"]["env"]}
+        assert variables[metrics.PORT_VARIABLE] == str(metrics.PORT)
+        labels = platform(paper, name)["podMetadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "ceteris" and labels["ceteris.io/stage"] in stages()
+        assert "ceteris.io/managed" not in labels  # by which gangs are deleted
+        asks_for_gpu = "accelerator" in executor["container"].get("resources", {})
+        assert variables.get(metrics.GPUS_VARIABLE) == ("1" if asks_for_gpu else None)
+    of_gang, launcher = gang(arm="clip").labels(), platform(paper, "pretrain")["podMetadata"]["labels"]
+    assert {key: launcher[key] for key in (STAGE, ARM)} == {key: of_gang[key] for key in (STAGE, ARM)}
 
 
 def test_on_this_machine_a_stage_is_tried_once_and_launches_nothing(tmp_path: Path) -> None:
