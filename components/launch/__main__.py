@@ -18,6 +18,7 @@ from components.runtime.logs import Log
 from components.runtime.stage import Stage, result, say_done, write_kfp_outputs
 
 RUN, WORKFLOW, POD = "CETERIS_RUN", "CETERIS_WORKFLOW", "CETERIS_POD"
+ARGO = "argoproj.io/v1alpha1"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -94,7 +95,7 @@ def _owner(cluster: Cluster, workflow: str) -> Owner | None:
     found = cluster.read("Workflow", workflow)
     if found is None:
         raise BadInput(f"{WORKFLOW}={workflow} is not in namespace {cluster.namespace}: its run is over.")
-    return Owner(api_version=found["apiVersion"], kind=found["kind"], name=workflow, uid=found["metadata"]["uid"])
+    return Owner(api_version=ARGO, kind="Workflow", name=workflow, uid=found["metadata"]["uid"])
 
 
 if __name__ == "__main__":

@@ -151,4 +151,6 @@ def _sentence(rank: int, pod: Object, found: _Rank, tail: Sequence[str], namespa
     node = dig(pod, "spec", "nodeName") or "no node"
     lines = "".join(f"\n  | {line}" for line in tail[-LAST_LINES:])
     look = f" For more: kubectl -n {namespace} get events --field-selector involvedObject.name={name_of(pod)}"
-    return f"Rank {rank} ({name_of(pod)} on {node}) ended: {found.reason.rstrip('.')}.{look if namespace else ''}{lines}"
+    return (
+        f"Rank {rank} ({name_of(pod)} on {node}) ended: {found.reason.rstrip('.')}.{look if namespace else ''}{lines}"
+    )
