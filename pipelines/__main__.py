@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from components.build_shards.params import SYNTHETIC
-from components.launch.gang import Pool, read_pools
+from components.launch.gang import MOST_NODES, Pool, read_pools
+from components.launch.order import KUBERNETES
 from components.runtime import errors
 from components.runtime.errors import BadInput, StageFailure
 from components.runtime.manifest import MANIFEST_NAME
@@ -23,12 +24,13 @@ from pipelines import knobs as study_knobs
 from pipelines.arguments import parsers
 from pipelines.design import ARMS, Design
 from pipelines.knobs import Knobs
-from pipelines.placement import RUN_VARIABLE, Site, images_by_tag, read_images
+from pipelines.placement import RUN_VARIABLE, Site, default_image, images_by_tag, read_images
 from pipelines.plan import plan_table
 from pipelines.presets import PRESETS, Preset, preset
 
 POSITIVE = {"mfu": "mfu", "gpu-tflops": "gpu_tflops"}
 NEEDED = ("cpu", "train", "vlm")  # dependency sets of the stages; a gang's launcher comes on top
+RUNNERS = ("host", "docker")
 SHARED = ("s3",)  # what pods on several nodes can all reach
 
 
@@ -69,9 +71,17 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
     seed = _number(int, "--seed", options.seed, problems)
     out = _address("--out", options.out, problems)
     compare = _report_of(options, problems) if options.compare else ""
+    num_nodes = _number(int, "--nodes", options.nodes, problems)
+    if not 1 <= num_nodes <= MOST_NODES:
+        problems.append(f"--nodes={options.nodes} is not from 1 to {MOST_NODES}: give how many train together.")
+    if options.runner not in RUNNERS:
+        problems.append(unknown_name(f"--runner={options.runner}", [f"--runner={name}" for name in RUNNERS]))
+    images = _images(options, problems)
     recipe, design, knobs = _study(options, problems, source, seed)
-    from pipelines.local import run_study  # KFP's engine, which the other commands don't need
+    from pipelines.local import Machine, run_study  # KFP's engine, which the other commands don't need
 
+    if options.runner == "docker" and os.getuid() == 0:
+        os.umask(0o002)  # the containers' user is another one of our group
     return run_study(
         Path(options.runs).absolute() / name,
         design=design,
@@ -88,7 +98,13 @@ def _local(options: argparse.Namespace, problems: list[str]) -> int:
             "seed": seed,
             "out": out,
             "compare": compare,
-        },
+        }
+        | ({"nodes": num_nodes} if num_nodes > 1 else {}),
+        machine=Machine(
+            is_docker=options.runner == "docker",
+            num_nodes=num_nodes,
+            images={name: images.get(name, default_image(name)) for name in NEEDED},
+        ),
         screen=sys.stderr,
     )
 
@@ -230,12 +246,7 @@ def _launch(command: Sequence[str]) -> int:
 
 def _site(options: argparse.Namespace, problems: list[str]) -> Site:
     """Returns the images and node pools that the options name."""
-    images: dict[str, str] = {}
     pools: dict[str, Pool] = {}
-    try:
-        images = read_images(options.image)
-    except BadInput as error:
-        problems += error.problems
     try:
         pools = read_pools(Path(options.pools).read_text()) if options.pools else {}
     except BadInput as error:
@@ -243,7 +254,15 @@ def _site(options: argparse.Namespace, problems: list[str]) -> Site:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         problems.append(f"--pools={options.pools} can't be read ({reason}): give the file of node pools.")
-    return Site(images=images, pools=pools)
+    return Site(images=_images(options, problems), pools=pools, scheduler=KUBERNETES)
+
+
+def _images(options: argparse.Namespace, problems: list[str]) -> dict[str, str]:
+    try:
+        return read_images(options.image)
+    except BadInput as error:
+        problems += error.problems
+        return {}
 
 
 def _needed(recipe: Preset) -> list[str]:

@@ -128,6 +128,9 @@ def _add_local(parser: argparse.ArgumentParser) -> None:
     add("--compare", default="", metavar="RUN", help="run, or address of a report, to lay beside this one's")
     add("--source", default=SYNTHETIC, help="folder of pictures (default: %(default)s, the synthetic world)")
     add("--seed", default="0", help="seed of everything random (default: %(default)s)")
+    add("--runner", default="host", metavar="NAME", help="host: stages are processes; docker: hardened containers")
+    add("--nodes", default="1", metavar="N", help="processes or containers that train each model together (default: 1)")
+    _add_images(parser)
 
 
 def _add_submit(parser: argparse.ArgumentParser) -> None:
@@ -155,9 +158,13 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    sets = ", ".join(DEPENDENCIES)
-    add("--image", action="append", default=[], metavar="SET=IMAGE", help=f"image of {sets}; repeatable")
+    _add_images(parser)
     add("--pools", default="", metavar="FILE", help="the cluster's node pools, by the names cpu, gpu, gang")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    text = f"image of {', '.join(DEPENDENCIES)}; repeatable (default: ceteris/SET:dev)"
+    parser.add_argument("--image", action="append", default=[], metavar="SET=IMAGE", help=text)
 
 
 def _add_service(parser: argparse.ArgumentParser) -> None:

@@ -300,7 +300,7 @@ def preflight_command(patient: Patient) -> list[str]:
     pool = (patient.site.pools or {}).get(asked.pool)
     out = f"{patient.out.rstrip('/')}/preflight-{secrets.token_hex(4)}"
     image = patient.site.images.get("train", default_image("train"))
-    shape = gang_argument(asked, pool, image, "")
+    shape = gang_argument(asked, patient.site, image, "")
     shm = [f"--min_shm_gib={pool.shm_gib}"] if pool is not None else []
     return ["python", "-m", "components.launch", "--stage=preflight", f"--out_uri={out}", *shm, shape]
 

@@ -11,20 +11,63 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from kfp.local import graph_utils, status, subprocess_task_handler
 from kfp.local.task_handler_interface import ITaskHandler
 
 from components.runtime import errors
+from components.runtime.errors import StageFailure
+from pipelines.containers import DockerEngine, replaced_start
 
+LAUNCHER = "components.launch"
 LINE_WIDTH = 44
 POLITE_SIGNALS = 2  # the stage saves at the first and breaks off at the second; a third one kills
 CLUSTER_SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
+class Running(Protocol):
+    """A task's process or container."""
+
+    def wait(self) -> int:
+        """Returns the exit code at its end, below 0 for a signal's number."""
+        ...
+
+    def ask(self) -> None:
+        """Asks it to save and end."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        ...
+
+
+class Process:
+    """A task's process."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path, lock: int) -> None:
+        """Starts it, in a group of its own, so that Ctrl-C reaches it through us, once."""
+        with contextlib.ExitStack() as stack:
+            # a terminal shows the stage's bar; elsewhere its lines are in the log already
+            screen = None if sys.stderr.isatty() else stack.enter_context(log.with_suffix(".out").open("wb"))
+            self._child = subprocess.Popen(
+                command, env=env, stdout=screen, stderr=screen, process_group=0, pass_fds=[lock]
+            )
+
+    def wait(self) -> int:
+        return self._child.wait()
+
+    def ask(self) -> None:
+        if self._child.poll() is None:
+            self._child.terminate()
+
+    def kill(self) -> None:
+        if self._child.poll() is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
+
+
 class Host:
-    """Starts one process per task, says what becomes of it, and remembers how the first failure ended.
+    """Starts one process or container per task, says what becomes of it, and remembers how the first failure ended.
 
     Attributes:
         exit_code: What the run as a whole ends with so far, one of `errors`.
@@ -32,7 +75,16 @@ class Host:
         log: The failed stage's log.
     """
 
-    def __init__(self, *, run: Path, lock: int, out: str, order: Sequence[str], screen: TextIO) -> None:
+    def __init__(
+        self,
+        *,
+        run: Path,
+        lock: int,
+        out: str,
+        order: Sequence[str],
+        screen: TextIO,
+        engine: DockerEngine | None = None,
+    ) -> None:
         """Prepares to run tasks.
 
         Args:
@@ -41,16 +93,24 @@ class Host:
             out: The address below which the tasks write; a task's name is the rest of its own address.
             order: The tasks' names in the order in which a reader expects them.
             screen: Where the lines for a person go.
+            engine: Starts a container for each task but gangs' launchers; None: all are processes.
         """
+        self.engine = engine
         self.exit_code = errors.EXIT_DONE
         self.problems: list[str] = []
         self.log = run
         self._run, self._lock, self._out, self._order, self._screen = run, lock, out, order, screen
         self._num_started = self._num_signals = 0
-        self._child: subprocess.Popen | None = None
+        self._running: Running | None = None
 
-    def execute(self, command: Sequence[str]) -> bool:
-        """Runs a container's command line, with this Python in place of the image's; returns whether it succeeded."""
+    def execute(self, command: Sequence[str], image: str = "", options: Mapping[str, Any] | None = None) -> bool:
+        """Runs a container's command line and returns whether it succeeded.
+
+        Args:
+            command: The command line; a process has this Python in place of the image's.
+            image: The container's image.
+            options: What KFP's runner gives every container.
+        """
         if self._num_signals:
             self.exit_code = errors.EXIT_PREEMPTED
             return False
@@ -64,7 +124,12 @@ class Host:
         log.parent.mkdir(parents=True, exist_ok=True)
         read_from = log.stat().st_size if log.exists() else 0
         start = time.monotonic()
-        code = self._wait([sys.executable, *command[1:]], task, log)
+        try:
+            code = self._wait(self._start(command, image, options or {}, task, log))
+        except StageFailure as error:
+            self._screen.write("\n")
+            self.exit_code, self.problems, self.log = errors.EXIT_FAILED, [str(error)], log
+            return False
         events = _events(log, read_from)
         ended = f"{time.monotonic() - start:.0f} s"
         if code:
@@ -84,29 +149,32 @@ class Host:
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Asks the running stage to save and stop, and starts no further one."""
         self._num_signals += 1
-        if self._child is not None and self._child.poll() is None:
+        if self._running is not None:
             if self._num_signals <= POLITE_SIGNALS:
-                self._child.terminate()
+                self._running.ask()
             else:
-                os.killpg(self._child.pid, signal.SIGKILL)
+                self._running.kill()
 
-    def _wait(self, command: Sequence[str], task: str, log: Path) -> int:
-        env = {name: value for name, value in os.environ.items() if name not in CLUSTER_SETTINGS} | {
+    def _start(self, command: Sequence[str], image: str, options: Mapping[str, Any], task: str, log: Path) -> Running:
+        about = {
             "CETERIS_LOG_FILE": str(log),
             "CETERIS_SPOOL": str(self._run / "tracking" / f"{task}.jsonl"),
             "CETERIS_TASK": task,
             "CETERIS_RUN": self._run.name,
         }
-        with contextlib.ExitStack() as stack:
-            # a terminal shows the stage's bar; elsewhere its lines are in the log already
-            screen = None if sys.stderr.isatty() else stack.enter_context(log.with_suffix(".out").open("wb"))
-            # a group of its own, so that Ctrl-C reaches the stage through us, once
-            self._child = subprocess.Popen(
-                command, env=env, stdout=screen, stderr=screen, process_group=0, pass_fds=[self._lock]
-            )
-            if self._num_signals:
-                self._child.terminate()
-            return self._child.wait()
+        if self.engine is not None and LAUNCHER not in command:
+            return self.engine.start(image, command, options, about, log)
+        env = {name: value for name, value in os.environ.items() if name not in CLUSTER_SETTINGS} | about
+        return Process([sys.executable, *command[1:]], env, log, self._lock)
+
+    def _wait(self, running: Running) -> int:
+        self._running = running
+        if self._num_signals:
+            running.ask()
+        try:
+            return running.wait()
+        finally:
+            self._running = None
 
     def _remember_failure(self, code: int, events: Sequence[dict[str, Any]], log: Path) -> None:
         self.log = log
@@ -160,6 +228,7 @@ def containers_run_on(host: Host) -> Iterator[None]:
     handler = functools.partial(_HostTask, host)
     try:
         with (
+            replaced_start(lambda image, command, options: 0 if host.execute(command, image, options) else 1),
             _replaced(subprocess_task_handler, "SubprocessTaskHandler", handler),
             _replaced(graph_utils, "topological_sort_tasks", lambda tasks: sort_tasks(host.in_order(tasks))),
         ):

@@ -1,33 +1,71 @@
 """Runs the study on this machine: the compiled pipeline, KFP's own engine, a process for each container."""
 
 import contextlib
+import dataclasses
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from kfp import components, local
 from kfp.local.config import LocalExecutionConfig
 
+from components.launch.order import CONTAINERS, PROCESSES
 from components.runtime import errors
+from components.runtime.endings import status
 from components.runtime.storage import open_folder
+from pipelines.containers import DockerEngine
 from pipelines.design import Design
 from pipelines.host import Host, containers_run_on
 from pipelines.knobs import Knobs
 from pipelines.package import write_package
-from pipelines.placement import Site
+from pipelines.placement import Hardware, Site
 from pipelines.presets import Preset
 from pipelines.run_folder import opened_run
 from pipelines.scores import scores_table
 from pipelines.tracking import Forwarder
 
-STATUS = {errors.EXIT_DONE: "FINISHED", errors.EXIT_PREEMPTED: "KILLED"}
+GANGS = ("pretrain", "train_vlm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How a run uses this machine.
+
+    Attributes:
+        is_docker: Each task is a container and not a process.
+        num_nodes: Processes or containers that work on one training together.
+        images: Image by dependency set, of every set that a stage needs.
+    """
+
+    is_docker: bool = False
+    num_nodes: int = 1
+    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def site(self, folders: Sequence[str]) -> Site:
+        """Returns where the package will run."""
+        scheduler = CONTAINERS if self.is_docker else PROCESSES
+        return Site(images=self.images, scheduler=scheduler if self.num_nodes > 1 else "", folders=tuple(folders))
+
+    def hardware(self, asked: Mapping[str, Hardware]) -> dict[str, Hardware]:
+        """Returns what the stages ask for, their trainings on this many nodes, each with one process."""
+        if self.num_nodes == 1:
+            return dict(asked)
+        gangs = {name: dataclasses.replace(asked[name], num_nodes=self.num_nodes, num_gpus=0) for name in GANGS}
+        return dict(asked) | gangs
 
 
 def run_study(
-    run: Path, *, design: Design, recipe: Preset, knobs: Knobs, settings: dict[str, Any], screen: TextIO
+    run: Path,
+    *,
+    design: Design,
+    recipe: Preset,
+    knobs: Knobs,
+    settings: dict[str, Any],
+    machine: Machine,
+    screen: TextIO,
 ) -> int:
     """Runs the study, or what is left of it, and returns the exit code.
 
@@ -39,6 +77,7 @@ def run_study(
         knobs: Its numbers, with those of the command line.
         settings: What the run is started with: `out` (or nothing), `source`, `seed`, and whatever else must not
             change between two runs of the same name.
+        machine: How the run uses this machine.
         screen: Where the lines about progress go; the result is printed.
 
     Raises:
@@ -46,8 +85,12 @@ def run_study(
     """
     out = open_folder(settings["out"] or str(run)).uri
     with opened_run(run, out, settings) as lock:
-        write_package(run / "study.yaml", design, recipe, knobs, Site())
-        host = Host(run=run, lock=lock, out=out, order=design.tasks, screen=screen)
+        folders = [str(run), *([] if "://" in out or Path(out).is_relative_to(run) else [out])]
+        site = machine.site(folders)
+        recipe = dataclasses.replace(recipe, hardware=machine.hardware(recipe.hardware))
+        write_package(run / "study.yaml", design, recipe, knobs, site)
+        engine = DockerEngine(run, folders, machine.images.values()) if machine.is_docker else None
+        host = Host(run=run, lock=lock, out=out, order=design.tasks, screen=screen, engine=engine)
         tracking = Forwarder(run)
         tracking.start()
         start = time.monotonic()
@@ -57,7 +100,7 @@ def run_study(
             _print_result(out, time.monotonic() - start)
         else:
             _print_failure(host, screen)
-        failure = tracking.finish(STATUS.get(host.exit_code, "FAILED"))
+        failure = tracking.finish(status(host.exit_code))
         if failure:
             screen.write(f"Warning: MLflow lacks the newest numbers ({failure}); the same command brings them.\n")
         return host.exit_code
@@ -76,7 +119,7 @@ def run_package(run: Path, arguments: dict[str, Any], host: Host) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     (run / "logs").mkdir(exist_ok=True)
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        host.engine.runner() if host.engine else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(scratch),
         workspace_root=str(scratch / "workspace"),
         raise_on_error=False,

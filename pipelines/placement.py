@@ -1,7 +1,6 @@
 """What each stage asks of a cluster, as data, and the one place that writes it into a pipeline."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.launch.gang import Pool
+from components.launch.order import Shape
 from components.runtime.errors import BadInput
 from components.runtime.kubeflow import IMAGE
 from components.runtime.params import unknown_name
@@ -18,6 +18,7 @@ DEPENDENCIES = ("cpu", "launcher", "train", "vlm")
 BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 RUN_VARIABLE = "CETERIS_RUN"
 WORKFLOW_VARIABLE = "CETERIS_WORKFLOW"
+POD_VARIABLE = "CETERIS_POD"
 FROM_SECRETS = (  # what a stage may read from a Secret or ConfigMap; KFP wants each by name
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -55,7 +56,7 @@ class Hardware:
     @property
     def is_gang(self) -> bool:
         """Whether several processes work together, which is a job of its own beside the pipeline."""
-        return self.num_gpus * self.num_nodes > 1
+        return max(1, self.num_gpus) * self.num_nodes > 1
 
 
 LAUNCHER = Hardware(num_cpus=1, memory_gib=2)  # the pipeline's step while a gang works elsewhere
@@ -94,11 +95,15 @@ class Site:
 
     Attributes:
         images: Image by dependency set, where it isn't the default one.
-        pools: The cluster's node pools by name; None: this machine, where a stage is one process and is tried once.
+        pools: The cluster's node pools by name; None: this machine, where a stage is tried once.
+        scheduler: Where gangs run, one of the launcher's; empty: nowhere, a stage is one process.
+        folders: On this machine: what a gang's containers may write to.
     """
 
     images: Mapping[str, str] = dataclasses.field(default_factory=dict)
     pools: Mapping[str, Pool] | None = None
+    scheduler: str = ""
+    folders: Sequence[str] = ()
 
     def config(self) -> dsl.PipelineConfig:
         """Returns how long the cluster keeps what a finished run leaves."""
@@ -160,7 +165,7 @@ def place(task: Any, stage: str, variant: str, hardware: Hardware | None, site: 
         task.set_retry(RETRIES, backoff_duration=wait, backoff_factor=RETRY_FACTOR, backoff_max_duration=longest)
     if hardware is None:
         return task
-    launched = hardware.is_gang and site.pools is not None
+    launched = hardware.is_gang and bool(site.scheduler)
     if launched:
         _launch(task, stage, variant, image, hardware, site)
     pod = LAUNCHER if hardware.is_gang else hardware
@@ -189,28 +194,36 @@ def images_by_tag(site: Site, needed: Sequence[str]) -> list[str]:
     return [f"{name}={image}" for name, image in images.items() if not is_by_digest(image)]
 
 
-def gang_argument(hardware: Hardware, pool: Pool | None, image: str, arm: str) -> str:
+def gang_argument(hardware: Hardware, site: Site, image: str, arm: str) -> str:
     """Returns the launcher's `--gang`: nodes, pool, image and what tells the task from the stage's others.
 
-    Without a pool the gang's nodes are any that have what the hardware asks for.
+    Where the site has no pool of that name, the gang's nodes are any that have what the hardware asks for.
     """
-    if pool is None:
-        cpus, memory, gpus = hardware.num_cpus, hardware.memory_gib, hardware.num_gpus
-        pool = Pool(name=hardware.pool, cpus=cpus, memory_gib=memory, gpus=gpus)
-    shape = {"arm": arm, "image": image, "num_nodes": hardware.num_nodes}
-    return "--gang=" + json.dumps(shape | {"pool": {"name": pool.name} | pool.as_mapping()}, sort_keys=True)
+    cpus, memory, gpus = hardware.num_cpus, hardware.memory_gib, hardware.num_gpus
+    pool = (site.pools or {}).get(hardware.pool) or Pool(name=hardware.pool, cpus=cpus, memory_gib=memory, gpus=gpus)
+    return Shape(
+        arm=arm,
+        image=image,
+        num_nodes=hardware.num_nodes,
+        pool=pool,
+        scheduler=site.scheduler,
+        folders=site.folders,
+    ).argument()
 
 
 def _launch(task: Any, stage: str, variant: str, image: str, hardware: Hardware, site: Site) -> None:
     """Turns a stage's task into the step that launches it as a gang."""
-    argument = gang_argument(hardware, (site.pools or {}).get(hardware.pool), image, variant)
+    argument = gang_argument(hardware, site, image, variant)
     spec = task.container_spec
     spec.command = ["python", "-m", "components.launch"]
     spec.args = [f"--stage={stage}", *spec.args, argument]
     task.set_container_image(site.images.get("launcher", default_image("launcher")))
+    if site.pools is None:
+        return
     # KFP resolves the run's id in a task's inputs only, and there it would be a part of the cache's key
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
     kubernetes.use_field_path_as_env(task, WORKFLOW_VARIABLE, "metadata.labels['workflows.argoproj.io/workflow']")
+    kubernetes.use_field_path_as_env(task, POD_VARIABLE, "metadata.name")
 
 
 def _stand_on(task: Any, pool: Pool) -> None:

@@ -94,7 +94,7 @@ def _is_topology(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What one pod of a gang gets, which is what a node has to give, and how its nodes are found.
+    """What one pod of a gang gets, which is what a node has to give; how its nodes are found, and how long it may take.
 
     In the pools' file a field is written in camelCase, as the chart's values are.
     """
@@ -114,6 +114,10 @@ class Pool:
     user_id: int = _whole("the numeric user that the processes run as", 1, 1000)
     grace_seconds: int = _whole("time between the request to stop and the kill, to write a checkpoint", 1, 300)
     ttl_seconds: int = _whole("how long a finished job stays for a look at it", 0, 86_400)
+    queue_timeout_seconds: int = _whole("how long a gang waits for its nodes", 1, 24 * 3600)
+    run_timeout_seconds: int = _whole("how long all attempts of a gang may run together", 1, 14 * 24 * 3600)
+    infrastructure_restarts: int = _whole("new attempts after a node or a pod was lost", 0, 20)
+    code_restarts: int = _whole("new attempts after the program failed", 0, 2)
     node_selector: Mapping[str, str] = _field("labels of the nodes", "a mapping of text to text", _are_texts, {})
     tolerations: Sequence[Mapping[str, Any]] = _field(
         "taints of the nodes that are borne", "a list of Kubernetes tolerations", _are_tolerations, ()

@@ -28,8 +28,10 @@ from typing import TextIO
 from components.launch import troubles
 from components.launch.attempts import Attempt, read_attempts, write_attempt
 from components.launch.cluster import Cluster, Object
+from components.launch.gang import Pool
 from components.launch.rank_logs import RankLogs
 from components.launch.sight import Sight, State, is_lost, look, name_of, state_of
+from components.launch.stopping import Stop
 from components.launch.verdict import Ending, Verdict, judge
 from components.runtime import errors
 from components.runtime.errors import BadInput, StageFailure
@@ -60,6 +62,16 @@ class Limits:
     leaving_timeout_s: float = 1800.0
     restart_pause_s: float = 10.0
 
+    @classmethod
+    def of(cls, pool: Pool) -> "Limits":
+        """Returns the limits that a node pool sets."""
+        return cls(
+            infrastructure_restarts=pool.infrastructure_restarts,
+            code_restarts=pool.code_restarts,
+            queue_timeout_s=pool.queue_timeout_seconds,
+            run_timeout_s=pool.run_timeout_seconds,
+        )
+
 
 def run_gang(
     job: Object,
@@ -68,8 +80,7 @@ def run_gang(
     *,
     log: Log,
     limits: Limits | None = None,
-    is_stopping: Callable[[], bool] = lambda: False,
-    own_pod: str = "",
+    stop: Stop | None = None,
     clock: Callable[[], float] = time.time,
     screen: TextIO = sys.stdout,
 ) -> int:
@@ -81,8 +92,7 @@ def run_gang(
         out: The stage's folder: its manifest means done, `logs/<attempt>/<rank>.log` is written below.
         log: Where the launcher says what happens.
         limits: Budgets and timeouts.
-        is_stopping: Whether the launcher was asked to stop.
-        own_pod: The launcher's own pod: where it is evicted, the gang is left for the retried step.
+        stop: Whether the launcher was asked to stop; where its own pod is evicted, the gang is left for the next one.
         clock: Seconds since 1970.
         screen: Where the ranks' lines are shown.
 
@@ -90,7 +100,7 @@ def run_gang(
         BadInput: A Secret or ConfigMap is missing, or the cluster refuses the job; nothing runs.
         StageFailure: The API server or the storage is away for too long; the gang is left as it is.
     """
-    life = _Life(job, cluster, out, log, limits or Limits(), is_stopping, own_pod, clock, screen)
+    life = _Life(job, cluster, out, log, limits or Limits(), stop or Stop(), clock, screen)
     with contextlib.closing(life):
         while (code := life.step()) is None:
             pass
@@ -107,13 +117,12 @@ class _Life:
         out: Folder,
         log: Log,
         limits: Limits,
-        is_stopping: Callable[[], bool],
-        own_pod: str,
+        stop: Stop,
         clock: Callable[[], float],
         screen: TextIO,
     ) -> None:
         self._job, self._name, self._cluster, self._out, self._log = job, name_of(job), cluster, out, log
-        self._limits, self._is_stopping, self._own_pod = limits, is_stopping, own_pod
+        self._limits, self._stop = limits, stop
         self._clock, self._screen, self._logs = clock, screen, out.folder("logs")
         self._began = clock()
         self._state, self._since = State.ABSENT, self._began
@@ -128,7 +137,7 @@ class _Life:
         sight = look(self._cluster, self._name)
         state = state_of(sight)
         self._notice(sight, state)
-        if self._is_stopping() and not self._is_cancelled:
+        if self._stop.is_asked() and not self._is_cancelled:
             if self._is_evicted():
                 self._log.event("left_running", job=self._name, reason="this pod is evicted; the retried step attaches")
                 return errors.EXIT_PREEMPTED
@@ -147,7 +156,8 @@ class _Life:
         }
         code = act[state](sight)
         if code is None:
-            self._cluster.wait(sight.job, LOOK_EVERY_S)
+            with self._stop.asleep():
+                self._cluster.wait(sight.job, LOOK_EVERY_S)
         return code
 
     def close(self) -> None:
@@ -233,7 +243,7 @@ class _Life:
         earlier = sum(a.ran_s for a in read_attempts(self._logs) if a.job == self._name)
         if earlier + sight.ran_s(self._clock()) > self._limits.run_timeout_s:
             most_s = f"{self._limits.run_timeout_s:.0f} s"
-            text = f"{self._name} ran for more than the {most_s} that it may: raise run_timeout_s"
+            text = f"{self._name} ran for more than the {most_s} that it may: raise the pool's runTimeoutSeconds"
             self._end(sight, Verdict(Ending.OVERRUN, text))
         return None
 
@@ -288,7 +298,7 @@ class _Life:
                 counted = f"attempt {num_ended} of {most + 1} that ended so ({ending})"
                 return Verdict(ending, f"{last.text}\nNo further attempt: it was {counted}.")
         if sum(attempt.ran_s for attempt in own) > limits.run_timeout_s:
-            return Verdict(Ending.OVERRUN, f"{last.text}\nNo further attempt: run_timeout_s is used up.")
+            return Verdict(Ending.OVERRUN, f"{last.text}\nNo further attempt: runTimeoutSeconds is used up.")
         return None
 
     def _pause_until(self, own: list[Attempt]) -> float:
@@ -326,7 +336,7 @@ class _Life:
             self._say("logs_not_kept", str(error))
 
     def _is_evicted(self) -> bool:
-        pod = self._cluster.read("Pod", self._own_pod) if self._own_pod else None
+        pod = self._cluster.read("Pod", self._stop.own_pod) if self._stop.own_pod else None
         conditions = (pod or {}).get("status", {}).get("conditions") or []
         return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from components.launch.cluster import Cluster, KubernetesCluster, Object, connect
 from components.launch.gang import MANAGED
 from components.launch.sight import dig, name_of
-from components.runtime import errors
-from components.runtime.errors import BadInput, StageFailure
+from components.runtime.endings import exit_code
 from components.runtime.logs import Log
 
 WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
@@ -65,17 +64,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     options = parser.parse_args(argv)
     log = Log("reaper")
-    try:
+
+    def sweep() -> None:
         api, namespace = connect()
         reaped = reap(KubernetesCluster(namespace, api), log, is_dry=options.dry_run)
-    except BadInput as error:
-        log.event("bad_input", problem=str(error))
-        return errors.EXIT_BAD_INPUT
-    except StageFailure as error:
-        log.event("failed", problem=str(error))
-        return errors.EXIT_FAILED
-    log.event("swept", num_reaped=len(reaped), namespace=namespace)
-    return errors.EXIT_DONE
+        log.event("swept", num_reaped=len(reaped), namespace=namespace)
+
+    return exit_code(log, sweep)
 
 
 if __name__ == "__main__":

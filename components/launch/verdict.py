@@ -62,7 +62,7 @@ def judge(sight: Sight, tails: Mapping[int, Sequence[str]], namespace: str) -> V
     Args:
         sight: The gang at its end.
         tails: The last lines of each rank's log.
-        namespace: For the command that shows more.
+        namespace: For the command that shows more; empty: there is none.
     """
     if sight.phase == "Aborted":
         return Verdict(Ending.ABORTED, f"The job {sight.name} was aborted from outside: submit the run again.")
@@ -150,5 +150,5 @@ def _said(lines: Sequence[str]) -> tuple[Ending, str] | None:
 def _sentence(rank: int, pod: Object, found: _Rank, tail: Sequence[str], namespace: str) -> str:
     node = dig(pod, "spec", "nodeName") or "no node"
     lines = "".join(f"\n  | {line}" for line in tail[-LAST_LINES:])
-    look = f"kubectl -n {namespace} get events --field-selector involvedObject.name={name_of(pod)}"
-    return f"Rank {rank} ({name_of(pod)} on {node}) ended: {found.reason}. For more: {look}{lines}"
+    look = f" For more: kubectl -n {namespace} get events --field-selector involvedObject.name={name_of(pod)}"
+    return f"Rank {rank} ({name_of(pod)} on {node}) ended: {found.reason}.{look if namespace else ''}{lines}"

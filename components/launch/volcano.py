@@ -7,29 +7,17 @@ and Volcano 1.15's admission webhook (pkg/webhooks/admission/jobs) and job contr
 from typing import Any
 
 from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts, sanitize_for_serialization
-from torchx.specs import AppDef, Resource, Role, macros
+from torchx.specs import AppDef, macros
 
+from components.launch.app import PORT, SCRATCH, WAIT_FOR_PEERS_S, app_def, environment, pod_name
 from components.launch.gang import Gang, Pool
 
-ROLE = "node"
-PORT = 29500
-WAIT_FOR_PEERS_S = 1800  # nodes that pull an image of 10 GB for the first time start minutes apart
 SURVIVORS_LIVE = "2m0s"  # after a pod failed: long enough to read the others' logs, short enough for their GPUs
 KILL_MARGIN_S = 30  # between torchrun's kill of its workers and the kubelet's kill of torchrun
 LOGS_GIB = 1  # what the kubelet keeps of a container's log counts as ephemeral storage
-SCRATCH = "/tmp"
 RANK0_HOST = "TORCHX_RANK0_HOST"
 WRITTEN_BY_TORCHX = ("torchx.pytorch.org/app-name", "torchx.pytorch.org/replica-id", "torchx.pytorch.org/role-name")
 NO_SIDECAR = "sidecar.istio.io/inject"  # newer Istio reads the label, older the annotation, which TorchX sets
-WRITABLE = {  # the root file system is read-only, and the user has no entry in /etc/passwd
-    "HOME": SCRATCH,
-    "HF_HOME": f"{SCRATCH}/huggingface",
-    "MPLCONFIGDIR": f"{SCRATCH}/matplotlib",
-    "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
-    "TRITON_CACHE_DIR": f"{SCRATCH}/triton",
-    "USER": "ceteris",
-    "XDG_CACHE_HOME": f"{SCRATCH}/cache",
-}
 
 
 def volcano_job(gang: Gang) -> dict[str, Any]:
@@ -41,7 +29,7 @@ def volcano_job(gang: Gang) -> dict[str, Any]:
         service_account=pool.service_account or None,
         validate_spec=False,
     )
-    dry_run = KubernetesScheduler("ceteris").submit_dryrun(app_def(gang), options)
+    dry_run = KubernetesScheduler("ceteris").submit_dryrun(pods_app(gang), options)
     job: Any = sanitize_for_serialization(dry_run.request.resource)
     job["metadata"] = {"name": gang.name, "labels": gang.labels()} | _owners(gang)
     job["spec"] |= {
@@ -62,54 +50,22 @@ def volcano_job(gang: Gang) -> dict[str, Any]:
     return job
 
 
-def app_def(gang: Gang) -> AppDef:
-    """Returns TorchX's description of the gang: one role, a replica to a node, each of them a torchrun."""
-    pool = gang.pool
+def pods_app(gang: Gang) -> AppDef:
+    """Returns TorchX's description of the gang as pods start it."""
     local = f"{pod_name(gang, macros.replica_id)}.{gang.name}" if gang.num_nodes > 1 else "localhost"
-    torchrun = [
-        f"--nnodes={gang.num_nodes}",
-        f"--nproc-per-node={pool.num_processes}",
+    meeting = [
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint=$$({RANK0_HOST}):{PORT}",  # the kubelet puts the variable's value in
         f"--rdzv-id={gang.name}",
         f"--rdzv-conf=join_timeout={WAIT_FOR_PEERS_S},read_timeout={WAIT_FOR_PEERS_S}",
         f"--local-addr={local}",  # ranks follow these names' order, in which the first pod is the first
-        "--max-restarts=0",
     ]
-    stage = ["-m", f"components.{gang.stage}", *(_literal(word) for word in gang.argv)]
-    role = Role(
-        name=ROLE,
-        image=gang.image,
-        num_replicas=gang.num_nodes,
-        min_replicas=gang.num_nodes,
-        entrypoint="python",
-        args=["-m", "torch.distributed.run", *torchrun, *stage],
-        port_map={"c10d": PORT},
-        resource=Resource(cpu=pool.cpus, gpu=pool.gpus, memMB=pool.memory_gib << 10),
-    )
-    return AppDef(name=gang.name, roles=[role])
-
-
-def pod_name(gang: Gang, node: int | str) -> str:
-    """Returns the name of a node's pod, which is its host name too."""
-    return f"{gang.name}-{ROLE}-{node}-0"
+    return app_def(gang, meeting, [_literal(word) for word in gang.argv])
 
 
 def _literal(text: str) -> str:
     """Returns `text` so that neither the kubelet (`$$` is `$`) nor TorchX's macros (the same again) change it."""
     return text.replace("$", "$$$$")
-
-
-def _environment(gang: Gang) -> dict[str, str]:
-    """Returns the variables of every pod; the pool's own ones have the last word on caches and NCCL."""
-    ours = {
-        "CETERIS_IMAGE": gang.image,
-        "CETERIS_RUN": gang.run_id,
-        "CETERIS_TASK": gang.task,
-        "PYTHONUNBUFFERED": "1",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(gang.pool.grace_seconds),  # torchrun kills its workers after 30 s
-    }
-    return WRITABLE | dict(gang.pool.env) | ours
 
 
 def _owners(gang: Gang) -> dict[str, Any]:
@@ -168,7 +124,7 @@ def _complete(template: dict[str, Any], gang: Gang, node: int) -> None:
 
 def _variables(gang: Gang, node: int) -> list[dict[str, str]]:
     """Returns a pod's variables, sorted; the step's MLflow run belongs to rank 0, which is on the first node."""
-    values = _environment(gang) | (dict(gang.tracking) if node == 0 else {})
+    values = environment(gang) | (dict(gang.tracking) if node == 0 else {})
     # the first pod serves the meeting point, and needn't wait until its own name is known to the cluster's DNS
     values[RANK0_HOST] = f"{pod_name(gang, 0)}.{gang.name}" if node else "localhost"
     return [{"name": name, "value": value.replace("$", "$$")} for name, value in sorted(values.items())]

@@ -6,13 +6,13 @@ import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from components.runtime import errors, metrics, params, process
-from components.runtime.errors import BadInput, Preempted, StageFailure
+from components.runtime.endings import exit_code, status
+from components.runtime.errors import BadInput, StageFailure
 from components.runtime.logs import Log, Progress
 from components.runtime.manifest import (
     MANIFEST_NAME,
@@ -22,7 +22,7 @@ from components.runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from components.runtime.params import StageParams
+from components.runtime.params import P, StageParams
 from components.runtime.storage import Folder, open_folder
 from components.runtime.tracking import Tracking
 
@@ -82,6 +82,11 @@ class Stage:
         """Returns the folders of a source field that takes several."""
         return self._folders[name]
 
+    def resolved(self, values: P) -> P:
+        """Returns the parameters with folders in the sources, where KFP gave pointers that lie in one pod only."""
+        found = {name: ",".join(folder.uri for folder in folders) for name, folders in self._folders.items() if folders}
+        return dataclasses.replace(values, **found)
+
     def input_digests(self) -> dict[str, str]:
         """Returns the digest of what each source field points to, or the name that it gives of something else."""
         digests = {name: ",".join(m.digest for m in found) for name, found in self.input_lists.items() if found}
@@ -119,26 +124,11 @@ def run_stage(params_class: type[StageParams], argv: Sequence[str]) -> int:
         print(f"usage: python -m components.{name} --name=value ...\n\n{params.table(params_class)}")
         return errors.EXIT_DONE
     log = Log(params_class.stage_name())
-    kfp, own = _split_kfp_argument(argv)
+    kfp, own = split_kfp_argument(argv)
     tracking: list[Tracking] = []
-    try:
-        _run(params_class, own, kfp, log, tracking)
-        code, status = errors.EXIT_DONE, "FINISHED"
-    except BadInput as error:
-        for problem in error.problems:
-            log.event("bad_input", problem=problem)
-        code, status = errors.EXIT_BAD_INPUT, "FAILED"
-    except (Preempted, KeyboardInterrupt) as error:
-        log.event("preempted", reason=str(error) or "interrupted", remedy="run the same command again to continue")
-        code, status = errors.EXIT_PREEMPTED, "KILLED"
-    except StageFailure as error:
-        log.event("failed", problem=str(error))
-        code, status = errors.EXIT_FAILED, "FAILED"
-    except Exception as error:
-        log.event("failed", problem=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
-        code, status = errors.EXIT_FAILED, "FAILED"
+    code = exit_code(log, lambda: _run(params_class, own, kfp, log, tracking))
     for started in tracking:
-        started.finish(status)
+        started.finish(status(code))
         if started.failure:
             log.event("tracking_failed", problem=started.failure, spool=str(started.spool.path))
     return code
@@ -149,11 +139,9 @@ def _run(
 ) -> None:
     values = params.parse(params_class, argv)
     stage = Stage(values, log)
-    done = read_manifest(stage.out)
-    if done is not None:
-        _check_same(done, values, stage)
-        log.event("already_done", out=stage.out.uri, digest=done.digest[:12], commit=done.code.get("commit", "")[:12])
-        _write_kfp_outputs(kfp, stage.out, done)
+    if done := result(values, stage):
+        say_done(stage, done)
+        write_kfp_outputs(kfp, stage.out, done)
         return
     stage.tracking = Tracking(os.environ.get("CETERIS_TASK", values.stage_name()))
     tracking.append(stage.tracking)
@@ -187,8 +175,25 @@ def _run(
     if outcome.metrics:
         stage.tracking.spool.metrics(0, outcome.metrics)
     stage.tracking.spool.tags({"ceteris.manifest": f"{stage.out.uri}/manifest.json", "ceteris.digest": manifest.digest})
-    _write_kfp_outputs(kfp, stage.out, manifest)
+    write_kfp_outputs(kfp, stage.out, manifest)
     log.event("done", out=stage.out.uri, digest=manifest.digest[:12], seconds=round(cost["seconds"], 1))
+
+
+def say_done(stage: Stage, done: Manifest) -> None:
+    """Says that nothing is left to do."""
+    stage.log("already_done", out=stage.out.uri, digest=done.digest[:12], commit=done.code.get("commit", "")[:12])
+
+
+def result(values: StageParams, stage: Stage) -> Manifest | None:
+    """Returns the stage's manifest, where it is there already.
+
+    Raises:
+        BadInput: What is there was made from something else.
+    """
+    done = read_manifest(stage.out)
+    if done is not None:
+        _check_same(done, values, stage)
+    return done
 
 
 def _sweep(out: Folder, log: Log) -> None:
@@ -253,13 +258,14 @@ def _check_same(done: Manifest, values: StageParams, stage: Stage) -> None:
         )
 
 
-def _split_kfp_argument(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def split_kfp_argument(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns what KFP's `--executor_input` holds, nothing where there is none, and the other words."""
     name = "--executor_input="
     given = [word.removeprefix(name) for word in argv if word.startswith(name)]
     return (json.loads(given[0]) if given else {}), [word for word in argv if not word.startswith(name)]
 
 
-def _write_kfp_outputs(kfp: dict[str, Any], out: Folder, manifest: Manifest) -> None:
+def write_kfp_outputs(kfp: Mapping[str, Any], out: Folder, manifest: Manifest) -> None:
     """Gives KFP what it keeps: a pointer to the result for the next stages, copies of what its UI shows.
 
     The result itself stays where it is: KFP's launcher refuses artefacts outside its own bucket, and would copy

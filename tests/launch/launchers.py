@@ -2,11 +2,13 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from components.launch.cluster import KubernetesCluster
 from components.launch.lifecycle import Limits, run_gang
+from components.launch.stopping import Stop
 from components.runtime.logs import Log
 from components.runtime.manifest import Manifest, write_manifest
 from components.runtime.storage import LocalFolder
@@ -46,6 +48,14 @@ def preempted() -> dict[int, End]:
     return {rank: End(code=1, lines=[said("preempted", 1.0, reason="asked to stop")]) for rank in range(2)}
 
 
+class StopWhen(Stop):
+    """A request to stop that comes when the test says so."""
+
+    def __init__(self, is_stopping: Callable[[], bool], own_pod: str) -> None:
+        super().__init__(own_pod)
+        self.is_asked = is_stopping  # type: ignore[method-assign]
+
+
 class Launch:
     """A launcher's world: the cluster behind the server, the stage's folder, the launcher's words."""
 
@@ -71,7 +81,14 @@ class Launch:
         server = self.server
         return KubernetesCluster("runs", api or api_client(server), clock=server.clock, sleep=server.sleep)
 
-    def run(self, api: Any = None, limits: Limits = LIMITS, the_job: dict[str, Any] | None = None, **how: Any) -> int:
+    def run(
+        self,
+        api: Any = None,
+        limits: Limits = LIMITS,
+        the_job: dict[str, Any] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+        own_pod: str = "",
+    ) -> int:
         """Runs one launcher to its end and returns its exit code."""
         return run_gang(
             the_job or job(),
@@ -81,7 +98,7 @@ class Launch:
             limits=limits,
             clock=self.server.clock,
             screen=self.screen,
-            **how,
+            stop=StopWhen(is_stopping, own_pod),
         )
 
     def events(self, event: str) -> list[dict[str, Any]]:

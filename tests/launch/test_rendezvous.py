@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.launch.volcano import pod_name, volcano_job
+from components.launch.app import pod_name
+from components.launch.volcano import volcano_job
 from tests.launch.gangs import ARGV, gang, pool
 
 

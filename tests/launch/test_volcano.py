@@ -13,8 +13,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from components.launch.app import pod_name
 from components.launch.gang import MOST_NODES, gang_name, read_pool
-from components.launch.volcano import pod_name, volcano_job
+from components.launch.volcano import volcano_job
 from tests.launch.gangs import ARGV, DIGEST, GOLDEN, RUN_ID, SHAPES, TRACKING, as_text, gang, job_of, pool
 from tests.launch.pod_security import violations
 

@@ -51,7 +51,7 @@ class Ward:
             kube=lambda: Kube("team", self.user),
             out=self.out,
             mlflow=self.mlflow,
-            site=Site(images=self.images, pools=read_pools(POOLS)),
+            site=Site(images=self.images, pools=read_pools(POOLS), scheduler="kubernetes"),
             hardware=PRESETS["paper"].hardware,
             needed=tuple(IMAGES),
             preflight=self._launch if self.is_tried else None,

@@ -40,7 +40,9 @@ def documents(tmp_path: Path, preset: str, site: Site) -> tuple[dict[str, Any], 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    return documents(tmp_path_factory.mktemp("paper"), "paper", Site(images=IMAGES, pools=read_pools(POOLS)))
+    return documents(
+        tmp_path_factory.mktemp("paper"), "paper", Site(images=IMAGES, pools=read_pools(POOLS), scheduler="kubernetes")
+    )
 
 
 def container(spec: dict[str, Any], name: str) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def test_only_what_the_cache_key_tells_whole_is_cached(tmp_path: Path) -> None:
     expected = {f"{stage} {arm}" for stage in ("extract_features", "benchmark_vlm") for arm in arms}
     expected |= {"analyze_embeddings"}
     for preset in ("smoke", "small", "paper"):
-        spec = documents(tmp_path, preset, Site(images=IMAGES, pools={}))[0]
+        spec = documents(tmp_path, preset, Site(images=IMAGES, pools={}, scheduler="kubernetes"))[0]
         assert cached(spec) == expected, "gangs, folders of others, addresses as text and models by name are not"
 
 
@@ -129,12 +131,12 @@ def test_only_what_the_cache_key_tells_whole_is_cached(tmp_path: Path) -> None:
     "image", ["registry/train:1", "registry/train:1@sha256:00", f"registry/train@{DIGEST}0", "train"]
 )
 def test_a_task_with_an_image_by_tag_is_never_cached(tmp_path: Path, image: str) -> None:
-    spec = documents(tmp_path, "paper", Site(images=IMAGES | {"train": image}, pools={}))[0]
+    spec = documents(tmp_path, "paper", Site(images=IMAGES | {"train": image}, pools={}, scheduler="kubernetes"))[0]
     assert cached(spec) == {"benchmark_vlm clip", "benchmark_vlm dino"}
 
 
 def test_a_gang_without_a_pool_of_its_own_asks_for_its_hardware(tmp_path: Path) -> None:
-    spec = documents(tmp_path, "paper", Site(images=IMAGES, pools={}))[0]
+    spec = documents(tmp_path, "paper", Site(images=IMAGES, pools={}, scheduler="kubernetes"))[0]
     shape = json.loads(container(spec, "pretrain")["args"][-1].removeprefix("--gang="))
     assert {k: shape["pool"][k] for k in ("name", "cpus", "memoryGib", "gpus")} == {
         "name": "gang",
@@ -147,7 +149,7 @@ def test_a_gang_without_a_pool_of_its_own_asks_for_its_hardware(tmp_path: Path) 
 def test_a_pool_that_lacks_what_a_stage_asks_for_is_refused(tmp_path: Path) -> None:
     pools = read_pools("pools: {gangs: {cpus: 8, memoryGib: 8}, gpu: {cpus: 8, memoryGib: 8}}")
     with pytest.raises(BadInput) as refused:
-        documents(tmp_path, "paper", Site(images=IMAGES, pools=pools))
+        documents(tmp_path, "paper", Site(images=IMAGES, pools=pools, scheduler="kubernetes"))
     said = "\n".join(refused.value.problems)
     assert "pretrain needs the node pool gang: pools.gang is unknown: did you mean pools.gangs?" in said
     assert "evaluate needs GPUs and the node pool gpu has 0 a node" in said
