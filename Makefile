@@ -38,8 +38,9 @@ check: $(INSTALLED) ## Check style, types, import boundaries, YAML
 	@$(BIN)/lint-imports
 	@$(BIN)/yamllint --strict .
 
-docs: $(INSTALLED) ## Write the parameter tables into the stages' READMEs
+docs: $(INSTALLED) ## Write the tables of parameters, metrics and values into the READMEs
 	@$(BIN)/python -m components.runtime.readme
+	@$(BIN)/python -m charts.readme
 
 bench: $(INSTALLED) $(PEERS)/.installed ## Compare speed with peers (ARGS="sharding s3": only these)
 	@echo "make bench: the same work beside a peer; CPU seconds, and wall seconds where it waits"

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         problems = [unknown_name(word.partition("=")[0], flags) for word in unknown if word.startswith("-")]
         problems += [f"'{word}' belongs to no option: look at --help." for word in unknown if not word.startswith("-")]
         acts = {"local": _local, "compile": _compile, "plan": _plan, "submit": _submit, "status": _status}
-        return (acts | {"cancel": _cancel, "doctor": _doctor})[argv[0]](options, problems)
+        return (acts | {"cancel": _cancel, "doctor": _doctor, "upload": _upload})[argv[0]](options, problems)
     except BadInput as error:
         print("\n".join(error.problems), file=sys.stderr)
         return errors.EXIT_BAD_INPUT
@@ -130,6 +130,22 @@ def _plan(options: argparse.Namespace, problems: list[str]) -> int:
     recipe, design, knobs = _study(options, problems, SYNTHETIC, 0)
     print(f"{options.preset}: {recipe.about}\n{recipe.cost}\n{recipe.score}\n")
     print(plan_table(design, knobs, recipe.hardware, **rates))
+    return errors.EXIT_DONE
+
+
+def _upload(options: argparse.Namespace, problems: list[str]) -> int:
+    name = f"ceteris-{options.preset}" if options.name is None else options.name
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?", name):
+        problems.append(f"--name={name} is no pipeline's name: use at most 50 lower-case letters, digits and hyphens.")
+    site = _site(options, problems)
+    recipe, design, knobs = _study(options, problems, SYNTHETIC, 0)
+    from pipelines.service import Service
+    from pipelines.upload import upload
+
+    service = Service(options.host, options.namespace)
+    version, page, is_new = upload(service, name=name, design=design, recipe=recipe, knobs=knobs, site=site)
+    _warn_of_tags(recipe, site)
+    print(f"{'Uploaded' if is_new else 'It is there already:'} {version}.\n{page}")
     return errors.EXIT_DONE
 
 

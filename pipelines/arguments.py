@@ -25,6 +25,7 @@ VERBS = {
     "local": ("run the study on this machine; run it again to continue", True),
     "compile": ("write the study as a package for Kubeflow Pipelines", True),
     "plan": ("print hardware, GPU-hours, cost and sizes, and check the numbers", True),
+    "upload": ("put the study into a cluster's Kubeflow Pipelines, to be started from its page", True),
     "submit": ("start the study on a cluster's Kubeflow Pipelines", True),
     "status": ("list the runs on a cluster, or tell how one of them goes", False),
     "cancel": ("end a run: in Kubeflow Pipelines, its gangs, its pods; and make sure", False),
@@ -38,6 +39,11 @@ EPILOGS = {
 
 A run with the --out of one that failed goes on where that one ended: finished stages are not repeated. A run with the
 --out of one that is still going on is refused.
+""",
+    "upload": """examples:
+  python -m pipelines upload --preset small --pools pools.yaml --image train=registry/train@sha256:...
+
+The version's name ends in the package's digest: uploading the same study again changes nothing.
 """,
     "status": """examples:
   python -m pipelines status
@@ -91,6 +97,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("--gpu-hour-price", default="0", metavar="PRICE", help="price of one GPU-hour (default: no cost column)")
     add("--mfu", default=str(MFU), help="share of the GPU's peak that training reaches (default: %(default)s)")
     add("--gpu-tflops", default=str(H100_TFLOPS), help="the GPU's dense bf16 peak (default: %(default)s, an H100)")
+    add = verbs["upload"].add_argument
+    add("--name", metavar="NAME", help="name of the pipeline (default: ceteris-PRESET)")
+    _add_site(verbs["upload"])
     _add_submit(verbs["submit"])
     add = verbs["status"].add_argument
     add("run", nargs="?", metavar="RUN", help="id or name of a run (default: all of them)")
@@ -99,7 +108,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add("run", metavar="RUN", help="id or name of the run")
     add("--timeout", default="300", metavar="SECONDS", help="how long to wait until all is gone (default: %(default)s)")
     _add_doctor(verbs["doctor"])
-    for verb in ("submit", "status", "cancel", "doctor"):
+    for verb in ("upload", "submit", "status", "cancel", "doctor"):
         _add_service(verbs[verb])
     return parser, verbs
 
@@ -129,7 +138,7 @@ def _add_local(parser: argparse.ArgumentParser) -> None:
     add("--source", default=SYNTHETIC, help="folder of pictures (default: %(default)s, the synthetic world)")
     add("--seed", default="0", help="seed of everything random (default: %(default)s)")
     add("--runner", default="host", metavar="NAME", help="host: stages are processes; docker: hardened containers")
-    add("--nodes", default="1", metavar="N", help="processes or containers that train each model together (default: 1)")
+    add("--nodes", default="1", metavar="N", help="processes or containers that train an encoder together (default: 1)")
     _add_images(parser)
 
 

@@ -22,7 +22,7 @@ class Kube:
 
         Args:
             namespace: Namespace of the runs; empty: that of the kubeconfig's context.
-            user: Whom to ask as, such as `system:serviceaccount:team:pipeline-runner`; empty: ourselves.
+            user: Whose rights `may` asks for, such as `system:serviceaccount:team:pipeline-runner`; empty: our own.
 
         Raises:
             BadInput: No cluster is known.
@@ -30,8 +30,7 @@ class Kube:
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._api, found = connect()
         self.namespace = namespace or found
-        if user:
-            self._api.set_default_header("Impersonate-User", user)
+        self._as_user = {"Impersonate-User": user} if user else {}
         self.address = self._api.configuration.host
         self.cluster = KubernetesCluster(self.namespace, self._api, patience_s=PATIENCE_S)
 
@@ -44,7 +43,7 @@ class Kube:
         return self._call("GET", path)
 
     def may(self, verb: str, group: str, resource: str) -> bool:
-        """Returns whether we may do this in the namespace; a resource such as `pods/log` has its part behind a slash.
+        """Returns whether the user may do this in the namespace; `pods/log` is the part of a resource.
 
         Raises:
             StageFailure: The cluster refuses to say, or doesn't answer.
@@ -56,15 +55,17 @@ class Kube:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {key: value for key, value in wanted.items() if value or key == "group"}},
         }
-        answer = self._call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        answer = self._call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review, self._as_user)
         return bool((answer or {}).get("status", {}).get("allowed"))
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any] | None:
         def once() -> Any:
             return self._api.call_api(
                 path,
                 method,
-                header_params={"Accept": "application/json", "Content-Type": "application/json"},
+                header_params={"Accept": "application/json", "Content-Type": "application/json", **(headers or {})},
                 body=body,
                 response_type="object",
                 auth_settings=["BearerToken"],

@@ -27,7 +27,7 @@ from pipelines.run_folder import opened_run
 from pipelines.scores import scores_table
 from pipelines.tracking import Forwarder
 
-GANGS = ("pretrain", "train_vlm")
+GANG = "pretrain"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Machine:
 
     Attributes:
         is_docker: Each task is a container and not a process.
-        num_nodes: Processes or containers that work on one training together.
+        num_nodes: Processes or containers that train one encoder together.
         images: Image by dependency set, of every set that a stage needs.
     """
 
@@ -50,11 +50,10 @@ class Machine:
         return Site(images=self.images, scheduler=scheduler if self.num_nodes > 1 else "", folders=tuple(folders))
 
     def hardware(self, asked: Mapping[str, Hardware]) -> dict[str, Hardware]:
-        """Returns what the stages ask for, their trainings on this many nodes, each with one process."""
+        """Returns what the stages ask for, the encoders' training on this many nodes, each with one process."""
         if self.num_nodes == 1:
             return dict(asked)
-        gangs = {name: dataclasses.replace(asked[name], num_nodes=self.num_nodes, num_gpus=0) for name in GANGS}
-        return dict(asked) | gangs
+        return dict(asked) | {GANG: dataclasses.replace(asked[GANG], num_nodes=self.num_nodes, num_gpus=0)}
 
 
 def run_study(

@@ -7,8 +7,9 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from components.launch.gang import Pool
+from components.launch.gang import ARM, STAGE, Pool, label_value
 from components.launch.order import Shape
+from components.runtime import metrics
 from components.runtime.errors import BadInput
 from components.runtime.kubeflow import IMAGE
 from components.runtime.params import unknown_name
@@ -163,6 +164,7 @@ def place(task: Any, stage: str, variant: str, hardware: Hardware | None, site: 
     if site.pools is not None:
         wait, longest = f"{RETRY_WAIT_S}s", f"{LONGEST_WAIT_S}s"
         task.set_retry(RETRIES, backoff_duration=wait, backoff_factor=RETRY_FACTOR, backoff_max_duration=longest)
+        _watch(task, stage, variant)
     if hardware is None:
         return task
     launched = hardware.is_gang and bool(site.scheduler)
@@ -173,6 +175,7 @@ def place(task: Any, stage: str, variant: str, hardware: Hardware | None, site: 
     task.set_memory_request(f"{pod.memory_gib}Gi").set_memory_limit(f"{pod.memory_gib}Gi")
     if pod.num_gpus:
         task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(pod.num_gpus)
+        task.set_env_variable(metrics.GPUS_VARIABLE, str(pod.num_gpus))
         # a pod's own 64 MB of /dev/shm are too few for workers that hand over batches
         kubernetes.empty_dir_mount(
             task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=f"{pod.memory_gib // 4}Gi"
@@ -224,6 +227,15 @@ def _launch(task: Any, stage: str, variant: str, image: str, hardware: Hardware,
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
     kubernetes.use_field_path_as_env(task, WORKFLOW_VARIABLE, "metadata.labels['workflows.argoproj.io/workflow']")
     kubernetes.use_field_path_as_env(task, POD_VARIABLE, "metadata.name")
+
+
+def _watch(task: Any, stage: str, variant: str) -> None:
+    """Lets Prometheus find a step's pod: KFP declares no ports, so the port is a convention, and labels select it."""
+    task.set_env_variable(metrics.PORT_VARIABLE, str(metrics.PORT))
+    labels = {"app.kubernetes.io/part-of": "ceteris", STAGE: label_value(stage), ARM: label_value(variant)}
+    for key, value in labels.items():
+        if value:
+            kubernetes.add_pod_label(task, key, value)
 
 
 def _stand_on(task: Any, pool: Pool) -> None:

@@ -130,11 +130,8 @@ class Service:
             cause = error.__cause__
             if not (isinstance(cause, kfp_server_api.ApiException) and cause.status in (400, 404)):
                 raise
-        named = {"operation": "EQUALS", "key": "display_name", "stringValue": run}
         with self._said(f"look up the run {run}"):
-            page = self._client.list_runs(
-                page_size=PAGE, sort_by="created_at desc", filter=json.dumps({"predicates": [named]})
-            )
+            page = self._client.list_runs(page_size=PAGE, sort_by="created_at desc", filter=_named(run))
         found = page.runs or []
         if not found:
             raise BadInput(f"The run {run} is not at {self.address}: `python -m pipelines status` lists the runs.")
@@ -147,6 +144,35 @@ class Service:
         """Asks the server to end a run."""
         with self._said(f"terminate the run {run_id}"):
             self._client.terminate_run(run_id)
+
+    def upload(self, package: Path, *, pipeline: str, version: str, about: str) -> tuple[str, bool]:
+        """Makes sure that a pipeline has a version, both by name, and returns its page and whether it is new.
+
+        Args:
+            package: The compiled pipeline.
+            pipeline: Name of the pipeline, which is made where it isn't there.
+            version: Name of the version; one of that name is taken for the same package.
+            about: What the pipeline's page says of it.
+        """
+        namespace = self._client.get_user_namespace() or None
+        api, filters = self._client._pipelines_api, {"filter": _named(pipeline)}
+        with self._said(f"look up the pipeline {pipeline}"):
+            found = api.pipeline_service_list_pipelines(namespace=namespace, **filters).pipelines or []
+        if not found:
+            wanted = kfp_server_api.V2beta1Pipeline(
+                name=pipeline, display_name=pipeline, description=about, namespace=namespace
+            )
+            with self._said(f"make the pipeline {pipeline}"):
+                found = [api.pipeline_service_create_pipeline(wanted)]
+        pipeline_id = found[0].pipeline_id
+        with self._said(f"look up the version {version}"):
+            there = api.pipeline_service_list_pipeline_versions(pipeline_id, filter=_named(version))
+        versions = there.pipeline_versions or []
+        if not versions:
+            with self._said(f"take the version {version} of the pipeline {pipeline}"), _quiet():
+                versions = [self._client.upload_pipeline_version(str(package), version, pipeline_id=pipeline_id)]
+        page = f"{self._client._get_url_prefix()}/#/pipelines/details/{pipeline_id}"
+        return f"{page}/version/{versions[0].pipeline_version_id}", not there.pipeline_versions
 
     def link(self, run_id: str) -> str:
         """Returns the run's page."""
@@ -176,6 +202,11 @@ class Service:
 def arguments_of(run: Any) -> dict[str, Any]:
     """Returns the inputs that a run was started with."""
     return dict((run.runtime_config and run.runtime_config.parameters) or {})
+
+
+def _named(name: str) -> str:
+    """Returns the filter that chooses what has this name."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
 def _is_cluster_known() -> bool:

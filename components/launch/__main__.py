@@ -11,7 +11,7 @@ from components.launch.local_cluster import Engine, LocalCluster
 from components.launch.order import CONTAINERS, KUBERNETES, Order, digest, read_order, usage
 from components.launch.stopping import Stop
 from components.launch.volcano import volcano_job
-from components.runtime import errors
+from components.runtime import errors, metrics
 from components.runtime.endings import exit_code
 from components.runtime.errors import BadInput
 from components.runtime.logs import Log
@@ -41,6 +41,8 @@ def launch(order: Order, log: Log) -> int:
         say_done(stage, done)
         write_kfp_outputs(order.kfp, stage.out, done)
         return errors.EXIT_DONE
+    if problem := metrics.serve():
+        log.event("metrics_not_served", problem=problem)
     stop = Stop(os.environ.get(POD, ""))
     stop.listen()
     cluster, gang = _gang(order, stage, stop)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torchx.specs import AppDef, Resource, Role
 
 from components.launch.gang import Gang
+from components.runtime import metrics
 
 ROLE = "node"
 PORT = 29500
@@ -44,7 +45,7 @@ def app_def(gang: Gang, meeting: Sequence[str], argv: Sequence[str], python: str
         min_replicas=gang.num_nodes,
         entrypoint=python,
         args=["-m", "torch.distributed.run", *torchrun, "-m", f"components.{gang.stage}", *argv],
-        port_map={"c10d": PORT},
+        port_map={"c10d": PORT} | {f"metrics-{n}": metrics.PORT + n for n in range(pool.num_processes)},
         resource=Resource(cpu=pool.cpus, gpu=pool.gpus, memMB=pool.memory_gib << 10),
     )
     return AppDef(name=gang.name, roles=[role])
@@ -68,4 +69,8 @@ def identity(gang: Gang) -> dict[str, str]:
 
 def environment(gang: Gang) -> dict[str, str]:
     """Returns the variables of every container; the pool's own ones have the last word on caches and NCCL."""
-    return WRITABLE | dict(gang.pool.env) | identity(gang)
+    counted = {
+        metrics.GPUS_VARIABLE: str(gang.pool.gpus),
+        metrics.PORT_VARIABLE: str(metrics.PORT),  # the first rank's; each adds its number on the node
+    }
+    return WRITABLE | dict(gang.pool.env) | counted | identity(gang)

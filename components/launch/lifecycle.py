@@ -33,7 +33,7 @@ from components.launch.rank_logs import RankLogs
 from components.launch.sight import Sight, State, is_lost, look, name_of, state_of
 from components.launch.stopping import Stop
 from components.launch.verdict import Ending, Verdict, judge
-from components.runtime import errors
+from components.runtime import errors, metrics
 from components.runtime.errors import BadInput, StageFailure
 from components.runtime.logs import Log
 from components.runtime.manifest import read_manifest
@@ -131,6 +131,8 @@ class _Life:
         self._said = ""
         self._rank_logs: RankLogs | None = None
         self._is_cancelled = False
+        for ending in Ending:
+            metrics.count("gang_attempts", 0, ending=str(ending))
 
     def step(self) -> int | None:
         """Looks once, acts once, waits; returns the exit code at the end."""
@@ -167,6 +169,8 @@ class _Life:
 
     def _notice(self, sight: Sight, state: State) -> None:
         """Keeps track of which job this is and how long it has been in its state."""
+        for each in State:
+            metrics.gauge("gang_state", float(each is state), state=str(each))
         if self._uid and sight.uid != self._uid:
             self._write_down(self._uid, Verdict(Ending.LOST, f"The job {self._name} was deleted from outside."), 0.0)
             self._uid = ""
@@ -199,6 +203,7 @@ class _Life:
         marked = about | {"annotations": {**(about.get("annotations") or {}), ATTEMPT: str(number)}}
         if no_room := self._cluster.create(self._job | {"metadata": marked}):
             self._say("waits_for_quota", no_room)
+            metrics.gauge("gang_queue_seconds", self._clock() - self._since)
             if self._clock() - self._since > self._limits.queue_timeout_s:
                 problem = f"There was no room for {self._name} in {self._limits.queue_timeout_s:.0f} s: {no_room}"
                 self._log.event("failed", problem=problem)
@@ -221,6 +226,8 @@ class _Life:
         kind, text = troubles.trouble(sight, events) or (troubles.Trouble.QUEUE, "nothing is said about the reason yet")
         self._say(f"is_{self._state}", text, quota=quotas, kind=str(kind))
         now, limits = self._clock(), self._limits
+        if self._state is State.QUEUED:
+            metrics.gauge("gang_queue_seconds", now - sight.created_at())
         is_stuck, is_misplaced = kind is troubles.Trouble.STUCK, kind is troubles.Trouble.PLACEMENT
         self._stuck_since = (self._stuck_since or now) if is_stuck else 0.0
         self._placement_since = (self._placement_since or now) if is_misplaced else 0.0
@@ -314,6 +321,7 @@ class _Life:
         write_attempt(
             self._logs, Attempt(self._number, self._name, uid, verdict.ending, verdict.text, self._clock(), ran_s)
         )
+        metrics.count("gang_attempts", ending=str(verdict.ending))
         self._log.event("attempt_ended", attempt=self._number, ending=str(verdict.ending), reason=verdict.text)
 
     def _follow(self, sight: Sight) -> None:

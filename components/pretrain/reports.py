@@ -8,12 +8,14 @@ import torch
 from components.core.data.reader import ShardReader
 from components.core.objectives.collapse import collapse
 from components.core.training import distributed
+from components.core.training.checkpoint import Checkpoints
 from components.core.training.flops import PEAK_FLOPS
 from components.pretrain.params import Params
 from components.pretrain.probe import every
 from components.runtime import metrics
 from components.runtime.logs import Progress
 from components.runtime.stage import Stage
+from components.runtime.training_metrics import TrainingMetrics
 
 COLLAPSED_REPORTS = 5  # in a row, before it is said
 REPLACED = "samples_replaced"
@@ -26,7 +28,8 @@ class Reports:
         params: The run's.
         stage: Where events and curves go.
         bar: The progress display.
-        reader: Tells how long the training waited for data.
+        reader: Tells which samples it replaced.
+        checkpoints: Tells when the last one was committed.
         probe: Returns accuracies of the encoder as it is.
         flops_per_sample: Of the training, for the share of the device's peak.
     """
@@ -37,10 +40,12 @@ class Reports:
         stage: Stage,
         bar: Progress,
         reader: ShardReader,
+        checkpoints: Checkpoints,
         probe: Callable[[], dict[str, float]],
         flops_per_sample: float,
     ) -> None:
-        self.params, self.stage, self.bar, self.reader = params, stage, bar, reader
+        self.params, self.stage, self.bar, self.reader, self.checkpoints = params, stage, bar, reader, checkpoints
+        self.prometheus = TrainingMetrics(params.num_steps)
         self.probe = every(params.probe_every_steps, params.log_every_steps, probe)
         self.flops_per_sample = flops_per_sample
         self.num_collapsed = 0
@@ -49,18 +54,14 @@ class Reports:
     def __call__(self, step: int, values: dict[str, float]) -> dict[str, float]:
         """Hands on the metrics of a report, and returns what belongs to the curve besides."""
         self.bar.advance(step - self.bar.done, **{name: v for name, v in values.items() if name == "loss"})
-        waited_s = self.reader.take_wait_s()
-        metrics.count("data_wait_seconds", waited_s)
         found = {f"probe/{name}": value for name, value in self.probe(step).items()}
         if found:
             self.stage.log("probed", step=step, **{name: round(value, 4) for name, value in found.items()})
         found |= self._replaced(step)
         values = values | self._utilisation(values) | found
-        for name, value in values.items():
-            metric, _, rank = name.partition("/rank")
-            metrics.gauge(f"train_{metric.replace('/', '_')}", value, **({"rank": rank} if rank else {}))
+        self.prometheus.report(step, values, self.checkpoints.committed_at)
         samples = float(step * self.params.batch_size)
-        self.stage.metrics(step, values | {"samples_seen": samples, "data_wait_s": waited_s})
+        self.stage.metrics(step, values | {"samples_seen": samples})
         self._watch_collapse(step, values)
         return found
 
@@ -68,6 +69,7 @@ class Reports:
         """Hands on an event of the loop."""
         if event == "resumed":
             self.bar.advance(facts["step"] - self.bar.done)
+            self.prometheus.resumed(facts["step"])
         self.stage.log(event, **facts)
 
     def _replaced(self, step: int) -> dict[str, float]:
@@ -94,6 +96,7 @@ class Reports:
             return
         sentence = collapse(values, self.params.dino_out_dim)
         self.num_collapsed = self.num_collapsed + 1 if sentence else 0
-        metrics.gauge("train_collapsed", float(bool(sentence)))
+        if distributed.world().rank == 0:
+            metrics.gauge("train_collapsed", float(bool(sentence)))
         if self.num_collapsed == COLLAPSED_REPORTS:
             self.stage.log("collapsed", step=step, problem=sentence)

@@ -117,15 +117,15 @@ def _train(params: Params, stage: Stage, objective: Objective, reader: ShardRead
         params.knobs() | {"shards": stage.inputs["shards"].digest},
         changeable=frozenset(params.knobs()) if params.override_settings else CHANGEABLE,
     )
+    checkpoints = Checkpoints(stage.out.folder("checkpoints"), keep=params.keep_checkpoints, tell=stage.log)
     with stage.progress(params.num_steps, "step") as bar:
-        reports = Reports(
-            params, stage, bar, reader, _probe(params, stage, objective), parity["train_flops_per_sample"]
-        )
+        probe, flops_per_sample = _probe(params, stage, objective), parity["train_flops_per_sample"]
+        reports = Reports(params, stage, bar, reader, checkpoints, probe, flops_per_sample)
         return train(
             objective,
             reader.batches,
             config,
-            checkpoints=Checkpoints(stage.out.folder("checkpoints"), keep=params.keep_checkpoints, tell=stage.log),
+            checkpoints=checkpoints,
             report=reports,
             should_stop=stage.stopping,
             tell=reports.tell,

@@ -92,7 +92,7 @@ def _receive(
                 raise IncompleteReadError(actual_bytes=filled, expected_bytes=len(view))
         except (HTTPError, IncompleteReadError, ReadTimeoutError) as error:
             patience.after(error)
-    metrics.count("bytes_read", len(view))
+    metrics.count("storage_read_bytes", len(view))
 
 
 def _get(limits: Limits, address: Address, start: int, stop: int, etag: str, patience: Patience) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def put_once(limits: Limits, address: Address, data: bytes) -> bool:
             return False
         # An attempt that failed for us may have succeeded for the store.
         return read_object(limits, address) == data
-    metrics.count("bytes_written", len(data))
+    metrics.count("storage_written_bytes", len(data))
     return True
 
 
@@ -78,7 +78,7 @@ class _Upload(io.BufferedIOBase):
             parts = [{"PartNumber": i, "ETag": part.result()["ETag"]} for i, part in enumerate(self._parts, start=1)]
             self._complete(parts)
             self._upload_id = ""
-        metrics.count("bytes_written", self._num_bytes)
+        metrics.count("storage_written_bytes", self._num_bytes)
 
     def abort(self) -> None:
         """Removes what was sent, where the object has not appeared."""

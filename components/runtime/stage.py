@@ -150,6 +150,7 @@ def _run(
     log.event("started", out=stage.out.uri)
     if problem := metrics.serve():
         log.event("metrics_not_served", problem=problem)
+    metrics.gauge("stage_start_timestamp_seconds", time.time())
     _sweep(stage.out, log)
     process.keep_freed_memory()
     start, start_cpu = time.monotonic(), _cpu_seconds()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.runtime import process
+from components.runtime import metrics, process
 
 SEND_EVERY_S = 5.0
 LAST_SEND_S = 20.0
@@ -30,6 +30,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.num_events = 0
         self._file = path.open("a", buffering=1)
 
     def params(self, values: dict[str, Any]) -> None:
@@ -50,6 +51,7 @@ class Spool:
 
     def _append(self, **event: Any) -> None:
         self._file.write(json.dumps(event) + "\n")
+        self.num_events += 1
 
 
 class Sender:
@@ -140,9 +142,12 @@ class Tracking:
 
     def _send_until_finished(self) -> None:
         sender: Sender | None = None
-        is_last = False
+        is_last, num_sent = False, 0
+        metrics.count("tracking_failures", 0)
+        metrics.gauge("tracking_sent_timestamp_seconds", time.time())
         while not is_last:
             is_last = self._finished.wait(SEND_EVERY_S)
+            num_events = self.spool.num_events
             try:
                 if sender is None:
                     sender = Sender(
@@ -151,8 +156,11 @@ class Tracking:
                         os.environ.get("CETERIS_RUN", "run"),
                     )
                 sender.send(self.spool.path, self.task, os.environ.get("MLFLOW_RUN_ID", ""))
-                self.failure = ""
+                self.failure, num_sent = "", num_events
+                metrics.gauge("tracking_sent_timestamp_seconds", time.time())
             except (
                 Exception
             ) as error:  # the next round sends the same lines; finish() leaves the last failure to the log
                 self.failure = f"{type(error).__name__}: {error}"
+                metrics.count("tracking_failures")
+            metrics.gauge("tracking_backlog_events", float(self.spool.num_events - num_sent))

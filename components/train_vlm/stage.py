@@ -16,6 +16,7 @@ from components.core.training.checkpoint import Checkpoints, Settings
 from components.core.training.loop import Curve, Diverged, Interrupted, LoopConfig, columns, train
 from components.runtime.errors import BadInput, Preempted, StageFailure
 from components.runtime.stage import Outcome, Stage
+from components.runtime.training_metrics import TrainingMetrics
 from components.train_vlm.lessons import Lesson, Lessons
 from components.train_vlm.params import TINY, Params
 from components.train_vlm.published import PublishedLessons
@@ -141,21 +142,29 @@ def _train(params: Params, stage: Stage, lesson: Lesson) -> Curve:
         checkpoint_activations=params.checkpoint_activations,
         parallel=params.parallel,
     )
+    checkpoints = Checkpoints(stage.out.folder(f"checkpoints/{name}"), tell=stage.log)
+    prometheus = TrainingMetrics(num_steps)
     with stage.progress(num_steps, f"{name} step") as bar:
 
         def report(step: int, metrics: dict[str, float]) -> None:
             bar.advance(step - bar.done, **{k: v for k, v in metrics.items() if k in ("loss", "reply_accuracy")})
             stage.metrics(step, {f"{name}_{key}": value for key, value in metrics.items()})
+            prometheus.report(step, metrics, checkpoints.committed_at)
+
+        def tell(event: str, **facts: Any) -> None:
+            if event == "resumed":
+                prometheus.resumed(facts["step"])
+            stage.log(event, **facts)
 
         try:
             curve = train(
                 lesson.objective,
                 lesson.batches,
                 config,
-                checkpoints=Checkpoints(stage.out.folder(f"checkpoints/{name}"), tell=stage.log),
+                checkpoints=checkpoints,
                 report=report,
                 should_stop=stage.stopping,
-                tell=stage.log,
+                tell=tell,
                 settings=Settings(params.knobs(), changeable=CHANGEABLE),
             )
         except (Interrupted, Diverged, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import email
 import json
 import re
 import threading
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -53,6 +55,8 @@ class KfpServer:
     polls_to_cancel: int = 1
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -64,6 +68,10 @@ class KfpServer:
             ("GET", "/experiments", lambda: self._page("experiments", self.experiments, query)),
             ("POST", "/experiments", lambda: self._make_experiment(body)),
             ("GET", "/experiments/([^/:]+)", lambda i: self._one(self.experiments, "experiment", i)),
+            ("GET", "/pipelines", lambda: self._page("pipelines", self.pipelines, query)),
+            ("POST", "/pipelines", lambda: self._make_pipeline(body)),
+            ("GET", "/pipelines/([^/:]+)/versions", lambda i: self._versions(i, query)),
+            ("POST", "/pipelines/upload_version", lambda: self._take_version(body, query)),
             ("GET", "/runs", lambda: self._page("runs", self.runs, query)),
             ("POST", "/runs", lambda: self._make_run(body)),
             ("GET", "/runs/([^/:]+)", self._look),
@@ -94,17 +102,41 @@ class KfpServer:
         self.experiments[made["experiment_id"]] = made | {"storage_state": "AVAILABLE"}
         return self.experiments[made["experiment_id"]]
 
+    def _make_pipeline(self, body: Any) -> Any:
+        name = body.get("name") or body.get("display_name")
+        if not name:
+            raise Refused(400, "name is required")
+        if name in [each["name"] for each in self.pipelines.values()]:
+            raise Refused(409, f"The name {name} already exist. Please specify a new name")
+        made = {"pipeline_id": str(uuid.uuid4()), "name": name, "display_name": name, "created_at": _now()}
+        self.pipelines[made["pipeline_id"]] = body | made
+        return self.pipelines[made["pipeline_id"]]
+
+    def _versions(self, pipeline_id: str, query: dict[str, str]) -> Any:
+        self._one(self.pipelines, "pipeline", pipeline_id)
+        held = {key: each for key, each in self.versions.items() if each["pipeline_id"] == pipeline_id}
+        return self._page("pipeline_versions", held, query)
+
+    def _take_version(self, file: bytes, query: dict[str, str]) -> Any:
+        self._one(self.pipelines, "pipeline", query.get("pipelineid", ""))
+        documents = list(yaml.safe_load_all(file))
+        if not documents:
+            raise Refused(400, "Failed to create a pipeline version")
+        both = {"pipeline_spec": documents[0], "platform_spec": documents[1] if documents[1:] else {}}
+        _parsed(both)
+        made = {"pipeline_version_id": str(uuid.uuid4()), "created_at": _now(), "pipeline_spec": both}
+        names = {"name": query["name"], "display_name": query["name"], "pipeline_id": query["pipelineid"]}
+        if query["name"] in [v["name"] for v in self.versions.values() if v["pipeline_id"] == query["pipelineid"]]:
+            raise Refused(409, "Failed to create a pipeline version")
+        self.versions[made["pipeline_version_id"]] = made | names
+        return self.versions[made["pipeline_version_id"]]
+
     def _make_run(self, body: Any) -> Any:
         self._one(self.experiments, "experiment", body.get("experiment_id", ""))
         if not body.get("display_name"):
             raise Refused(400, "The run name is empty. Please specify a valid name")
         document = body.get("pipeline_spec") or {}
-        spec = pipeline_spec_pb2.PipelineSpec()
-        try:
-            json_format.ParseDict(document.get("pipeline_spec", document), spec)
-            json_format.ParseDict(document.get("platform_spec", {}), pipeline_spec_pb2.PlatformSpec())
-        except json_format.ParseError as error:
-            raise Refused(400, f"Failed to parse the pipeline spec: {error}") from error
+        spec = _parsed(document)
         _check_arguments(spec, (body.get("runtime_config") or {}).get("parameters") or {})
         made = {"run_id": str(uuid.uuid4()), "created_at": _now(), "scheduled_at": _now(), "state": "PENDING"}
         run = body | made | {"storage_state": "AVAILABLE"}
@@ -147,6 +179,26 @@ class KfpServer:
         return page | ({"next_page_token": str(start + size)} if start + size < len(found) else {})
 
 
+def _parsed(document: dict[str, Any]) -> Any:
+    """Returns the pipeline of a package, alone or beside what its platform is to do."""
+    spec = pipeline_spec_pb2.PipelineSpec()
+    try:
+        json_format.ParseDict(document.get("pipeline_spec", document), spec)
+        json_format.ParseDict(document.get("platform_spec", {}), pipeline_spec_pb2.PlatformSpec())
+    except json_format.ParseError as error:
+        raise Refused(400, f"Failed to parse the pipeline spec: {error}") from error
+    return spec
+
+
+def _file_in(content_type: str, body: bytes) -> bytes:
+    """Returns the file that a form uploads."""
+    message = email.message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    (part,) = message.get_payload()  # type: ignore[misc]
+    if part.get_param("name", header="Content-Disposition") != "uploadfile":  # type: ignore[union-attr]
+        raise Refused(400, "Failed to read pipeline from file")
+    return bytes(part.get_payload(decode=True))  # type: ignore[arg-type, union-attr]
+
+
 def _check_arguments(spec: Any, given: dict[str, Any]) -> None:
     known = spec.root.input_definitions.parameters
     for name, value in given.items():
@@ -178,7 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         url = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length) or "null")
+        data, kind = self.rfile.read(length), self.headers.get("Content-Type") or ""
+        body = _file_in(kind, data) if kind.startswith("multipart/") else json.loads(data or "null")
         with self.state.lock:
             self.state.calls.append((self.command, url.path))
             for fault in self.state.faults:

@@ -25,7 +25,7 @@ class KubeServer:
         lists: Objects of a list, by its path.
         denied: Verb, group and resource (with subresource) that nobody has a right to.
         stubborn: Names of jobs that stay however often they are deleted.
-        users: Whom the callers asked as.
+        asked: Path of each request, and whom the caller asked as.
         deleted: Names of jobs that were deleted, in order.
     """
 
@@ -33,7 +33,7 @@ class KubeServer:
     lists: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {JOBS: [], PODS: []})
     denied: set[tuple[str, str, str]] = field(default_factory=set)
     stubborn: set[str] = field(default_factory=set)
-    users: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         with self.state.lock:
-            self.state.users.append(self.headers.get("Impersonate-User", ""))
+            self.state.asked.append((url.path, self.headers.get("Impersonate-User", "")))
             status, answer = self.state.answer(self.command, url.path, query, body)
         data = json.dumps(answer).encode()
         self.send_response(status)

@@ -37,7 +37,7 @@ def test_webdataset_reads_shards_in_s3(tmp_path: Path, monkeypatch: pytest.Monke
         dataset = webdataset.WebDataset("s3://shards/train/{0..1}.tar", shardshuffle=False)
         found = [(sample["__key__"], sample["txt"], sample["bin"]) for sample in dataset]
     assert found == [(f"{i:03}", b"caption %d" % i, bytes([i]) * 100_000) for i in range(20)]
-    assert metrics.totals()["bytes_read"] == len(shard(0)) + len(shard(10))
+    assert metrics.totals()["storage_read_bytes"] == len(shard(0)) + len(shard(10))
 
 
 def test_writing_through_webdataset_is_refused() -> None:

@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -106,7 +105,6 @@ class ShardReader:
         self._num_replaced = 0
         listed = shard_ids(manifest)
         self.names, self.starts = [name for name, _ in listed], [ids.start for _, ids in listed]
-        self._wait_s = 0.0
         self._decoded: dict[int, Decoded] = {}
         self._decoded_bytes = 0
 
@@ -128,9 +126,7 @@ class ShardReader:
         maker.start()
         try:
             while True:
-                start = time.perf_counter()
                 found = ready.get()
-                self._wait_s += time.perf_counter() - start
                 if isinstance(found, BaseException):
                     raise found
                 batch, num_replaced = found
@@ -139,11 +135,6 @@ class ShardReader:
         finally:
             stop.set()
             maker.join(END_WAIT_S)
-
-    def take_wait_s(self) -> float:
-        """Returns how many seconds the consumer has waited for batches since the last call."""
-        waited, self._wait_s = self._wait_s, 0.0
-        return waited
 
     def take_num_replaced(self) -> int:
         """Returns how many samples of the batches since the last call stand in the place of lost ones."""

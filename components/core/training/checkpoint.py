@@ -138,6 +138,9 @@ class Checkpoints:
         folder: where.
         keep: how many whole checkpoints stay; 2 or more survive the damage of the newest.
         tell: called with `checkpoint_damaged` (step, problem) and `checkpoint_waited` (step, seconds).
+
+    Attributes:
+        committed_at: when the last save of this process was committed, in seconds since 1970; 0: none yet.
     """
 
     def __init__(self, folder: CheckpointFolder, keep: int = 2, tell: Tell = log_event) -> None:
@@ -150,6 +153,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         self._image: _Image | None = None
         self._damaged: set[int] = set()
+        self.committed_at = 0.0
 
     def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Copies the tensors and returns; the copy is written in the background, after the one before it.
@@ -218,6 +222,7 @@ class Checkpoints:
                 file.write(part)
         vouch = {"step": step, "sha256": sha256.hexdigest(), "bytes": image.num_bytes, "facts": facts}
         self._folder.write(_json_name(step), json.dumps(vouch, sort_keys=True, indent=1).encode())
+        self.committed_at = time.time()
         self._damaged.discard(step)
         self._sweep()
 

@@ -109,7 +109,7 @@ def train(
         config: the numbers.
         checkpoints: where to save and resume; the first rank's is used.
         report: called on every rank with the number of steps done and the metrics: the objective's and the
-            gradient's, which are the ranks' mean and also in the curve, and speed and memory. What it returns is
+            gradient's, which are the ranks' mean and also in the curve, and speed, memory and waits. What it returns is
             added to the curve's point.
         should_stop: asked after each step; where one rank is told so, all stop after the same step.
         tell: called on every rank with `resumed` (step, of), `settings_changed` (step, changes) and
@@ -326,6 +326,7 @@ class _Run:
             self.tell("straggler", rank=rank, busy_s=[round(value, 4) for value in busy_s], step=num_done)
         return {
             "step_s": seconds / num_steps,
+            "data_wait_s": self.clock.take_wait_s(),
             "images_per_s": num_steps * self.num_rows * len(busy_s) / seconds,
             "memory_gib": max(distributed.of_all_ranks(peak_gib(self.device))),
         } | {f"busy_s/rank{rank}": value for rank, value in enumerate(busy_s)}

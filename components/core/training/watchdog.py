@@ -88,11 +88,13 @@ class BusyClock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._seconds, self._num_steps, self._start = 0.0, 0, 0.0
+        self._wait_s = 0.0
         self._events: list[tuple[Any, Any]] = []
 
     def start(self, wait_s: float) -> None:
         """Begins a step whose batch was waited for."""
         self._seconds += wait_s
+        self._wait_s += wait_s
         self._num_steps += 1
         self._start = time.perf_counter()
         if self.device.type == "cuda":
@@ -114,6 +116,11 @@ class BusyClock:
         self._seconds, self._num_steps = 0.0, 0
         self._events.clear()
         return mean_s
+
+    def take_wait_s(self) -> float:
+        """Returns the seconds that this rank has waited for its batches since the last call."""
+        taken, self._wait_s = self._wait_s, 0.0
+        return taken
 
 
 def stragglers(busy_s: list[float]) -> list[int]:

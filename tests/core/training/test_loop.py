@@ -99,9 +99,10 @@ def test_a_report_tells_speed_and_memory_and_the_curve_does_not(tmp_path: Path) 
     seen: list[tuple[int, dict[str, float]]] = []
     curve = run(clip(), tmp_path, seen=seen)
     extra = seen[-1][1].keys() - curve[-1][1].keys()
-    assert extra == {"step_s", "images_per_s", "memory_gib", "busy_s/rank0"}
+    assert extra == {"step_s", "data_wait_s", "images_per_s", "memory_gib", "busy_s/rank0"}
     values = seen[-1][1]
     assert values["images_per_s"] * values["step_s"] == pytest.approx(8)
+    assert 0 < values["data_wait_s"] < values["step_s"] * config().log_every_steps
     assert 0 < values["busy_s/rank0"] < values["step_s"] and values["memory_gib"] > 0.01
     assert {"gradient_norm", "gradient_norm_max", "gradient_explosions", "learning_rate"} <= curve[-1][1].keys()
 
