@@ -32,6 +32,11 @@ def _inside(name: str, *command: str) -> subprocess.CompletedProcess[str]:
     return _docker("run", *HARDENED, f"{REGISTRY}/{name}:dev", *command)
 
 
+def _said(container: str) -> str:
+    logs = _docker("logs", container)
+    return logs.stdout + logs.stderr
+
+
 def _inspected(name: str) -> dict:
     return json.loads(_docker("image", "inspect", f"{REGISTRY}/{name}:dev").stdout)[0]
 
@@ -114,12 +119,12 @@ def test_a_stage_that_is_asked_to_stop_ends_as_preempted(volume: Path) -> None:
     try:
         assert started.returncode == 0, started.stderr
         limit = time.monotonic() + 120
-        while not list(volume.rglob("*.tar")) and time.monotonic() < limit:
+        while '"started"' not in (logs := _said(name)) and time.monotonic() < limit:
             time.sleep(0.2)
+        assert '"started"' in logs
         assert _docker("stop", "--time", "60", name).returncode == 0
         assert _docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "3"
-        logs = _docker("logs", name)
-        assert '"preempted"' in logs.stdout + logs.stderr
+        assert '"preempted"' in _said(name)
     finally:
         _docker("rm", "--force", "--volumes", name)
 
