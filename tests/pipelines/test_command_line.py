@@ -24,6 +24,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
         (["local", "--preset", "laptpo"], "--preset=laptop"),
         (["local", "--ams", "clip"], "--arms"),
         (["local", "--arms", "clip,dinno"], "--arms=dino"),
+        (["local", "--runner", "dokcer"], "--runner=docker"),
         (["local", "--set", "pretrian.depth=4"], "pretrain"),
         (["local", "--set", "pretrain.detph=4"], "pretrain.depth"),
         (["compile", "--image", "trian=x"], "train"),
@@ -70,6 +71,21 @@ def test_everything_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[
 )
 def test_an_impossible_design_is_refused(argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "compile", *argv) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--nodes", "0"], "--nodes=0 is not from 1 to 999: give how many train together."),
+        (["--nodes", "two"], "--nodes=two is not a whole number."),
+        (["--image", "vlm="], "--image vlm is empty: write --image vlm=repository@sha256:..."),
+    ],
+)
+def test_an_impossible_machine_is_refused(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert refused(capsys, "local", "--runs", str(tmp_path), *argv) == [sentence]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_numbers_that_a_stage_would_refuse_never_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -8,12 +8,23 @@ import pytest
 import yaml
 
 from components.launch.gang import ARM, STAGE, read_pool, read_pools
+from components.launch.order import read_shape
 from components.runtime import metrics
 from components.runtime.errors import BadInput
 from components.runtime.readme import stages
 from pipelines.design import Design
+from pipelines.local import Machine
 from pipelines.package import write_package
-from pipelines.placement import LONGEST_WAIT_S, RETRIES, RETRY_FACTOR, RETRY_WAIT_S, WORKFLOW_TTL_S, Site, read_images
+from pipelines.placement import (
+    LONGEST_WAIT_S,
+    RETRIES,
+    RETRY_FACTOR,
+    RETRY_WAIT_S,
+    WORKFLOW_TTL_S,
+    Site,
+    gang_argument,
+    read_images,
+)
 from pipelines.presets import PRESETS
 from tests.launch.gangs import gang
 
@@ -178,3 +189,15 @@ def test_images_are_read_and_refused_at_once() -> None:
     with pytest.raises(BadInput) as refused:
         read_images(["cp=x", "train="])
     assert len(refused.value.problems) == 2
+
+
+def test_on_this_machine_only_the_encoders_are_trained_by_gangs(tmp_path: Path) -> None:
+    machine = Machine(is_docker=True, num_nodes=3)
+    hardware = machine.hardware(PRESETS["smoke"].hardware)
+    assert [name for name, asked in hardware.items() if asked.is_gang] == ["pretrain"]
+    site = machine.site(["/runs/a"])
+    argument = gang_argument(hardware["pretrain"], site, "ceteris/train:dev", "clip")
+    shape = read_shape(argument.removeprefix("--gang="))
+    assert (shape.num_nodes, shape.scheduler, shape.folders) == (3, "local_docker", ("/runs/a",))
+    assert shape.pool.num_processes == 1
+    assert Machine().site([]).scheduler == ""
