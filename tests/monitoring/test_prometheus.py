@@ -1,5 +1,6 @@
 """A real Prometheus, with the chart's rules and monitors, scrapes a training in two ranks and a launcher."""
 
+import contextlib
 import json
 import os
 import socket
@@ -98,8 +99,8 @@ def step_pod() -> dict[str, Any]:
 @pytest.fixture
 def prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prometheus]:
     """A Prometheus that scrapes a training of two ranks from S3, whose MLflow is away, and a launcher."""
-    base, web = free_ports(4), free_ports(1)
-    step_port = base + 2
+    base = free_ports(4)  # of two ranks, the step, and Prometheus itself
+    step_port, web = base + 2, base + 3
     pods = [gang_pod(base, monkeypatch), step_pod()]
     started: list[subprocess.Popen[bytes]] = []
 
@@ -179,11 +180,10 @@ def test_every_query_and_every_recording_has_data_of_a_running_training(promethe
     """Slow: a training under torchrun, and half a minute of scrapes."""
     left = ["everything"]
     for _ in range(240):
-        try:
-            if not (left := unanswered(prometheus)):
-                break
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):  # it starts
+            left = unanswered(prometheus)
+        if not left:
+            break
         time.sleep(0.5)
     logs = {path.name: path.read_text()[-2000:] for path in tmp_path.glob("log-*")}
     assert not left, (left, logs)
@@ -196,7 +196,7 @@ def test_every_query_and_every_recording_has_data_of_a_running_training(promethe
     health = {rule["name"]: rule["health"] for group in prometheus.get("rules")["groups"] for rule in group["rules"]}
     assert set(health.values()) == {"ok"} and len(health) == len(rules("record")) + len(rules("alert"))
     assert {one["metric"]["rank"] for one in prometheus.ask("ceteris_train_busy_seconds")} == {"0", "1"}
-    (gpus,) = prometheus.ask('ceteris:gpus:sum{arm="dino"}')
+    (gpus,) = prometheus.ask('deriv(ceteris_gpu_seconds_total{arm="dino"}[15s])')
     assert float(gpus["value"][1]) == pytest.approx(2, rel=0.2)
     (steps,) = prometheus.ask('sum by (rank) (rate(ceteris_train_steps_total{rank="0"}[1m]))')
     assert float(steps["value"][1]) > 0
