@@ -5,12 +5,13 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from tests.pipelines.json_server import JsonHandler, served
 
 JOBS = "/apis/batch.volcano.sh/v1alpha1/namespaces/team/jobs"
 PODS = "/api/v1/namespaces/team/pods"
@@ -72,8 +73,7 @@ class KubeServer:
         return 200, {"kind": "Status", "status": "Success"}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(JsonHandler):
     state: KubeServer
 
     def _serve(self) -> None:
@@ -83,44 +83,23 @@ class _Handler(BaseHTTPRequestHandler):
         with self.state.lock:
             self.state.asked.append((url.path, self.headers.get("Impersonate-User", "")))
             status, answer = self.state.answer(self.command, url.path, query, body)
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_DELETE = _serve
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        self._send(status, answer)
 
 
 @contextlib.contextmanager
 def kube_server(folder: Path) -> Iterator[tuple[KubeServer, Path]]:
     """Yields a server and a kubeconfig for it, whose namespace is `team`."""
     state = KubeServer()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
     kubeconfig = folder / "kubeconfig"
-    address = f"http://127.0.0.1:{server.server_port}"
     context = {"cluster": "test", "user": "test", "namespace": "team"}
-    kubeconfig.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "test",
-                "clusters": [{"name": "test", "cluster": {"server": address}}],
-                "users": [{"name": "test", "user": {}}],
-                "contexts": [{"name": "test", "context": context}],
-            }
-        )
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(_Handler, state) as address:
+        known = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": address}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": context}],
+        }
+        kubeconfig.write_text(yaml.safe_dump(known))
         yield state, kubeconfig
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
