@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +75,22 @@ def log_a_study(address: str, folder: Path) -> None:
     sender.end("FINISHED")
 
 
+def run_a_stage(address: str, folder: Path) -> None:
+    """Runs a stage with the variables that its step would have, and reads back what it has logged by itself."""
+    from mlflow.tracking import MlflowClient
+
+    env = {"MLFLOW_TRACKING_URI": address, "MLFLOW_EXPERIMENT_NAME": "stages", "CETERIS_RUN": "run-8"}
+    env |= {"CETERIS_TASK": "build_shards/pretrain", "CETERIS_SPOOL": str(folder / "stage.jsonl")}
+    sizes = ("--purpose=pretrain", "--num_samples=24", "--image_size_px=32", "--min_shards=2", "--num_workers=1")
+    command = [sys.executable, "-m", "components.build_shards", f"--out_uri={folder / 'shards'}", *sizes]
+    subprocess.run(command, env=os.environ | env, check=True, capture_output=True)
+    client = MlflowClient(address)
+    runs = client.search_runs([client.get_experiment_by_name("stages").experiment_id])
+    (stage,) = [run for run in runs if run.info.run_name == "build_shards/pretrain"]
+    assert stage.info.status == "FINISHED" and stage.data.params["num_samples"] == "24"
+    assert stage.data.tags["ceteris.manifest"].endswith("/shards/manifest.json")
+
+
 def check_study(address: str) -> str:
     """Reads the study back, and returns the id of the stage's run."""
     from mlflow.tracking import MlflowClient
@@ -112,6 +130,7 @@ def test_a_study_is_logged_to_postgresql_and_the_bucket(
             assert ask(address + SEARCH, ADMIN, host="evil.example")[0] == 403, "no page elsewhere rebinds its name"
             make_user(address)
             log_a_study(address, tmp_path)
+            run_a_stage(address, tmp_path)
             run_id = check_study(address)
             from mlflow.tracking import MlflowClient
 
