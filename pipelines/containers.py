@@ -41,6 +41,7 @@ class DockerEngine:
         except DockerException as error:
             raise BadInput(f"Docker does not answer ({error}): start it, or leave out --runner docker.") from error
         self._gpus = gpus(runtimes)
+        self._patient = docker.from_env(timeout=None)  # follows a stage that says nothing for an hour
         if problems := [problem for image in sorted(set(images)) if (problem := self._lacks(image))]:
             raise BadInput(*problems)
 
@@ -69,7 +70,7 @@ class DockerEngine:
         self._remove(name)
         is_terminal = sys.stderr.isatty()
         try:
-            container = self._docker.containers.run(
+            container = self._patient.containers.run(
                 image,
                 list(command),
                 name=name,

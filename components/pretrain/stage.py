@@ -175,7 +175,7 @@ def _outcome(
             "ranks": distributed.world().size,
             "device": device_name(),
         },
-        metrics={name: value for name, value in curve[-1][1].items() if name != "learning_rate"},
+        metrics={f"final_{name}": value for name, value in curve[-1][1].items() if name != "learning_rate"},
     )
 
 

@@ -75,20 +75,40 @@ def log_a_study(address: str, folder: Path) -> None:
     sender.end("FINISHED")
 
 
-def run_a_stage(address: str, folder: Path) -> None:
-    """Runs a stage with the variables that its step would have, and reads back what it has logged by itself."""
+def run_stages(address: str, folder: Path) -> None:
+    """Runs two stages with the variables that their steps would have, and reads back what they logged by themselves."""
     from mlflow.tracking import MlflowClient
 
-    env = {"MLFLOW_TRACKING_URI": address, "MLFLOW_EXPERIMENT_NAME": "stages", "CETERIS_RUN": "run-8"}
-    env |= {"CETERIS_TASK": "build_shards/pretrain", "CETERIS_SPOOL": str(folder / "stage.jsonl")}
-    sizes = ("--purpose=pretrain", "--num_samples=24", "--image_size_px=32", "--min_shards=2", "--num_workers=1")
-    command = [sys.executable, "-m", "components.build_shards", f"--out_uri={folder / 'shards'}", *sizes]
-    subprocess.run(command, env=os.environ | env, check=True, capture_output=True)
+    sizes = ("--num_samples=64", "--image_size_px=32", "--samples_per_shard=16", "--num_workers=1")
+    run_step(address, folder, "build_shards", "pretrain", "--purpose=pretrain", *sizes)
+    sizes = ("--num_samples_seen=64", "--batch_size=16", "--num_streams=4", "--image_size_px=32", "--warmup_steps=1")
+    run_step(
+        address,
+        folder,
+        "pretrain",
+        "clip",
+        "--arm=clip",
+        f"--shards={folder / 'pretrain'}",
+        "--log_every_steps=1",
+        *sizes,
+    )
     client = MlflowClient(address)
     runs = client.search_runs([client.get_experiment_by_name("stages").experiment_id])
-    (stage,) = [run for run in runs if run.info.run_name == "build_shards/pretrain"]
-    assert stage.info.status == "FINISHED" and stage.data.params["num_samples"] == "24"
-    assert stage.data.tags["ceteris.manifest"].endswith("/shards/manifest.json")
+    found = {run.info.run_name: run for run in runs}
+    assert set(found) == {"run-8", "build_shards/pretrain", "pretrain/clip"}
+    for stage in (found["build_shards/pretrain"], found["pretrain/clip"]):
+        assert stage.info.status == "FINISHED" and stage.data.tags["mlflow.parentRunId"] == found["run-8"].info.run_id
+        assert stage.data.tags["ceteris.manifest"].endswith("/manifest.json")
+    assert found["pretrain/clip"].data.params["arm"] == "clip"
+    assert len(client.get_metric_history(found["pretrain/clip"].info.run_id, "loss")) == 4
+
+
+def run_step(address: str, folder: Path, stage: str, variant: str, *argv: str) -> None:
+    env = {"MLFLOW_TRACKING_URI": address, "MLFLOW_EXPERIMENT_NAME": "stages", "CETERIS_RUN": "run-8"}
+    env |= {"CETERIS_TASK": f"{stage}/{variant}", "CETERIS_SPOOL": str(folder / f"{variant}.jsonl")}
+    command = [sys.executable, "-m", f"components.{stage}", f"--out_uri={folder / variant}", *argv]
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def check_study(address: str) -> str:
@@ -130,7 +150,7 @@ def test_a_study_is_logged_to_postgresql_and_the_bucket(
             assert ask(address + SEARCH, ADMIN, host="evil.example")[0] == 403, "no page elsewhere rebinds its name"
             make_user(address)
             log_a_study(address, tmp_path)
-            run_a_stage(address, tmp_path)
+            run_stages(address, tmp_path)
             run_id = check_study(address)
             from mlflow.tracking import MlflowClient
 
