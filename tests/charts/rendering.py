@@ -16,6 +16,7 @@ Object = dict[str, Any]
 
 CHART = Path(__file__).parents[2] / "charts" / "ceteris"
 VERSIONS = ("3.18", "4.2")
+EACH_HELM = [pytest.param(VERSIONS[0], marks=pytest.mark.slow), VERSIONS[1]]  # the older one doubles a minute
 VARIATIONS = tuple(sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml")))
 APIS = ("batch.volcano.sh/v1alpha1", "scheduling.volcano.sh/v1beta1", "monitoring.coreos.com/v1")
 RELEASE, NAMESPACE = "ceteris", "platform"

@@ -15,6 +15,7 @@ from tests.charts.rendering import (
     APIS,
     CHART,
     CLUSTER_SCOPED,
+    EACH_HELM,
     NAMESPACE,
     RELEASE,
     VARIATIONS,
@@ -29,7 +30,11 @@ from tests.charts.rendering import (
 from tests.launch.pod_security import violations
 
 SCHEMAS = Path(__file__).parent / "schemas"
-KUBERNETES = [f"1.{minor}" for minor in range(29, 37)]
+OLDEST, NEWEST = 29, 36
+KUBERNETES = [
+    pytest.param(f"1.{minor}", marks=() if minor in (OLDEST, NEWEST) else pytest.mark.slow)  # a rendering each
+    for minor in range(OLDEST, NEWEST + 1)
+]
 CUSTOM = {"scheduling.volcano.sh/v1beta1", "monitoring.coreos.com/v1"}
 KEPT = {"PersistentVolumeClaim"}  # after `helm uninstall`, as the chart's README says
 
@@ -53,7 +58,7 @@ def test_there_is_a_variation_for_each_kind_of_site() -> None:
     }
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EACH_HELM)
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_helm_finds_nothing_wrong(variation: str, version: str) -> None:
     values = f"--values={CHART / 'ci' / f'{variation}-values.yaml'}"
@@ -62,6 +67,7 @@ def test_helm_finds_nothing_wrong(variation: str, version: str) -> None:
     assert "[WARNING]" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow  # renders everything twice
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_both_versions_of_helm_render_the_same(variation: str) -> None:
     old, new = (sorted(rendered(variation, version), key=json.dumps) for version in VERSIONS)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from charts.readme import undocumented, values_of, with_descriptions, with_table
-from tests.charts.rendering import CHART, VERSIONS, run_helm
+from tests.charts.rendering import CHART, EACH_HELM, run_helm
 
 SOURCE = (CHART / "values.yaml").read_text()
 SCHEMA = (CHART / "values.schema.json").read_text()
@@ -157,7 +157,7 @@ def refusal(version: str, *trees: dict[str, Any]) -> str:
     return str(done.stderr)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EACH_HELM)
 @pytest.mark.parametrize(
     ("path", "value", "place", "why"), REFUSED_BY_SCHEMA, ids=[str(r[:2]) for r in REFUSED_BY_SCHEMA]
 )
@@ -168,7 +168,7 @@ def test_a_wrong_value_is_refused_by_its_name(path: str, value: Any, place: str,
     assert version == "3.18" or why in line or (why == "pattern" and "does not match pattern" in line), line
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EACH_HELM)
 @pytest.mark.parametrize(("values", "said", "remedy"), REFUSED_BY_SENTENCE, ids=[r[1] for r in REFUSED_BY_SENTENCE])
 def test_what_cannot_work_together_gets_a_sentence(
     values: dict[str, Any], said: str, remedy: str, version: str

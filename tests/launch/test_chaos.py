@@ -9,9 +9,13 @@ import pytest
 from tests.launch.chaos import LONG_S, Result, Start, Trial, draw, run_trial, start_ours, start_plain
 
 NUM_TRIALS = 50
+NUM_QUICK = 10  # of them, outside of CI
 
 
-@pytest.mark.parametrize("seed", range(NUM_TRIALS))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(seed, marks=() if seed < NUM_QUICK else pytest.mark.slow) for seed in range(NUM_TRIALS)],
+)
 def test_chaos_ends_with_one_gang_the_right_outcome_and_nothing_left(seed: int, tmp_path: Path) -> None:
     trial = draw(seed)
     result = run_trial(trial, tmp_path / "out", start_ours)
@@ -25,6 +29,7 @@ def num_unharmed(folder: Path, start: Start, trials: list[Trial], fault_rate: fl
     return sum(not harms(number, trial) for number, trial in enumerate(trials))
 
 
+@pytest.mark.slow  # a launcher that knows no name waits for what it doesn't find
 def test_a_plain_launcher_comes_through_where_nothing_goes_wrong(tmp_path: Path) -> None:
     """The control: what the next test counts against it is the chaos and not the scoring."""
     trials = [draw(seed) for seed in range(NUM_TRIALS)]
@@ -34,6 +39,7 @@ def test_a_plain_launcher_comes_through_where_nothing_goes_wrong(tmp_path: Path)
     assert num_unharmed(tmp_path, start_plain, calm, 0.0) == len(calm)
 
 
+@pytest.mark.slow  # all trials
 def test_the_same_chaos_harms_a_plain_launcher(tmp_path: Path) -> None:
     trials = [draw(seed) for seed in range(NUM_TRIALS)]
     num = num_unharmed(tmp_path, start_plain, trials, 0.12)
