@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib
+import inspect
 import os
 import sys
+import types
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -11,12 +13,24 @@ from typing import Any
 
 import pytest
 from kfp import compiler, dsl
+from kfp.dsl import pipeline_task
 
 import components
 from components.runtime.kubeflow import container_component
 from pipelines.host import Host
 from pipelines.local import run_package
 from pipelines.run_folder import opened_run
+
+
+@pytest.fixture(autouse=True)
+def _stacks_without_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares KFP's compiler the source of every frame, which it never looks at: pytest's stack is deep, torch is large.
+
+    It asks for its caller's name at each setting of each task.
+    """
+    quick = types.SimpleNamespace(**vars(inspect) | {"stack": lambda: inspect.stack(context=0)[1:]})
+    monkeypatch.setattr(pipeline_task, "inspect", quick)
+
 
 MAIN = """
 from components.{stage}.params import Params
