@@ -22,7 +22,7 @@ help: ## Show this list
 study: $(INSTALLED) ## Run the whole study here (PRESET=laptop, ARGS=...)
 	@$(BIN)/python -m pipelines local --preset $(PRESET) $(ARGS)
 
-test: $(INSTALLED) ## Run the tests, in under five minutes
+test: $(INSTALLED) ## Run the tests but the slow ones
 	@echo "make test: pytest without the tests marked slow"
 	@$(BIN)/python -m pytest -m "not slow and not gpu and not cluster" $(ARGS)
 
