@@ -14,7 +14,7 @@ from typing import Any
 
 from components.build_shards.params import SYNTHETIC
 from components.launch.gang import MOST_NODES, Pool, read_pools
-from components.launch.order import KUBERNETES
+from components.launch.order import KUBERNETES, RUN
 from components.runtime import errors
 from components.runtime.errors import BadInput, StageFailure
 from components.runtime.manifest import MANIFEST_NAME
@@ -24,7 +24,7 @@ from pipelines import knobs as study_knobs
 from pipelines.arguments import parsers
 from pipelines.design import ARMS, Design
 from pipelines.knobs import Knobs
-from pipelines.placement import RUN_VARIABLE, Site, default_image, images_by_tag, read_images
+from pipelines.placement import Site, default_image, images_by_tag, read_images
 from pipelines.plan import plan_table
 from pipelines.presets import PRESETS, Preset, preset
 
@@ -257,7 +257,7 @@ def _doctor(options: argparse.Namespace, problems: list[str]) -> int:
 def _launch(command: Sequence[str]) -> int:
     """Runs the launcher as a pipeline's step would, under a run of its own, and returns its exit code."""
     run = f"doctor-{secrets.token_hex(4)}"
-    return subprocess.call([sys.executable, *command[1:]], env=os.environ | {RUN_VARIABLE: run})
+    return subprocess.call([sys.executable, *command[1:]], env=os.environ | {RUN: run})
 
 
 def _site(options: argparse.Namespace, problems: list[str]) -> Site:

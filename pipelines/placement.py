@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.launch.gang import ARM, STAGE, Pool, label_value
-from components.launch.order import Shape
+from components.launch.order import POD, RUN, WORKFLOW, Shape
 from components.runtime import metrics
 from components.runtime.errors import BadInput
 from components.runtime.kubeflow import IMAGE
@@ -17,9 +17,6 @@ from components.runtime.params import unknown_name
 ACCELERATOR = "nvidia.com/gpu"
 DEPENDENCIES = ("cpu", "launcher", "train", "vlm")
 BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
-RUN_VARIABLE = "CETERIS_RUN"
-WORKFLOW_VARIABLE = "CETERIS_WORKFLOW"
-POD_VARIABLE = "CETERIS_POD"
 FROM_SECRETS = (  # what a stage may read from a Secret or ConfigMap; KFP wants each by name
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -224,9 +221,9 @@ def _launch(task: Any, stage: str, variant: str, image: str, hardware: Hardware,
     if site.pools is None:
         return
     # KFP resolves the run's id in a task's inputs only, and there it would be a part of the cache's key
-    kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
-    kubernetes.use_field_path_as_env(task, WORKFLOW_VARIABLE, "metadata.labels['workflows.argoproj.io/workflow']")
-    kubernetes.use_field_path_as_env(task, POD_VARIABLE, "metadata.name")
+    kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
+    kubernetes.use_field_path_as_env(task, WORKFLOW, "metadata.labels['workflows.argoproj.io/workflow']")
+    kubernetes.use_field_path_as_env(task, POD, "metadata.name")
 
 
 def _watch(task: Any, stage: str, variant: str) -> None:

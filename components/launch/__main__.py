@@ -8,7 +8,7 @@ from components.launch.cluster import Cluster, KubernetesCluster, connect
 from components.launch.gang import Gang, Owner, gang_name, tracking_of
 from components.launch.lifecycle import Limits, run_gang
 from components.launch.local_cluster import Engine, LocalCluster
-from components.launch.order import CONTAINERS, KUBERNETES, Order, digest, read_order, usage
+from components.launch.order import CONTAINERS, KUBERNETES, POD, RUN, WORKFLOW, Order, digest, read_order, usage
 from components.launch.stopping import Stop
 from components.launch.volcano import volcano_job
 from components.runtime import errors, metrics
@@ -17,7 +17,6 @@ from components.runtime.errors import BadInput
 from components.runtime.logs import Log
 from components.runtime.stage import Stage, result, say_done, write_kfp_outputs
 
-RUN, WORKFLOW, POD = "CETERIS_RUN", "CETERIS_WORKFLOW", "CETERIS_POD"
 ARGO = "argoproj.io/v1alpha1"
 
 

@@ -10,6 +10,7 @@ from components.runtime import metrics
 ROLE = "node"
 PORT = 29500
 WAIT_FOR_PEERS_S = 1800  # nodes that pull an image of 10 GB for the first time start minutes apart
+KILL_MARGIN_S = 30  # between torchrun's kill of its workers and the kill of torchrun
 SCRATCH = "/tmp"
 WRITABLE = {  # the root file system is read-only, and the user has no entry in /etc/passwd
     "HOME": SCRATCH,

@@ -6,6 +6,7 @@ import re
 from components.launch.verdict import Ending
 from components.runtime.storage import Folder
 
+ATTEMPT = "ceteris.io/attempt"  # annotation of a job: its attempt's number
 RECORD = re.compile(r"(\d+)/end\.json")
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from components.launch import troubles
-from components.launch.attempts import Attempt, read_attempts, write_attempt
+from components.launch.attempts import ATTEMPT, Attempt, read_attempts, write_attempt
 from components.launch.cluster import Cluster, Object
 from components.launch.gang import Pool
 from components.launch.rank_logs import RankLogs
@@ -39,7 +39,6 @@ from components.runtime.logs import Log
 from components.runtime.manifest import read_manifest
 from components.runtime.storage import Folder
 
-ATTEMPT = "ceteris.io/attempt"
 LOOK_EVERY_S = 5.0
 SAY_EVERY_S = 600.0
 KEEP_EVERY_S = 300.0

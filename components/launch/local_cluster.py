@@ -5,10 +5,10 @@ import datetime
 import time
 from typing import Any, Protocol
 
+from components.launch.attempts import ATTEMPT
 from components.launch.cluster import Object
 from components.launch.sight import JOB_LABEL, TASK_LABEL
 
-ATTEMPT = "ceteris.io/attempt"
 CONTAINER = "stage"
 POLL_S = 0.2
 

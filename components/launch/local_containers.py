@@ -10,14 +10,14 @@ from typing import Any
 import docker
 from torchx.schedulers.docker_scheduler import LABEL_APP_ID, LABEL_REPLICA_ID, DockerScheduler, Opts
 
-from components.launch.app import PORT, app_def, environment, pod_name
+from components.launch.app import KILL_MARGIN_S, PORT, app_def, environment, pod_name
+from components.launch.attempts import ATTEMPT
 from components.launch.containers import mounts, run_options, variables
 from components.launch.gang import Gang
-from components.launch.local_cluster import ATTEMPT, Replica
+from components.launch.local_cluster import Replica
 from components.runtime.errors import StageFailure
 
 UID = "ceteris.io/uid"
-KILL_MARGIN_S = 30.0  # as in a cluster, between torchrun's kill of its workers and the kill of torchrun
 OVER = ("exited", "dead")
 
 

@@ -15,14 +15,13 @@ from typing import Any
 import psutil
 from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, Opts
 
-from components.launch.app import ROLE, app_def, identity, pod_name
+from components.launch.app import KILL_MARGIN_S, ROLE, app_def, identity, pod_name
 from components.launch.gang import Gang
 from components.launch.local_cluster import Replica
 from components.launch.stopping import Stop
 
 GANG = "CETERIS_GANG"
 LOGS = ("stdout.log", "stderr.log")
-KILL_MARGIN_S = 30.0  # as in a cluster, between torchrun's kill of its workers and the kill of torchrun
 
 
 class Processes:

@@ -13,6 +13,7 @@ from components.runtime.errors import BadInput
 from components.runtime.params import StageParams, unknown_name
 from components.runtime.stage import split_kfp_argument
 
+RUN, WORKFLOW, POD = "CETERIS_RUN", "CETERIS_WORKFLOW", "CETERIS_POD"  # variables of the step
 STAGES = ("preflight", "pretrain", "train_vlm")  # those whose processes can work together
 KUBERNETES, PROCESSES, CONTAINERS = "kubernetes", "local_cwd", "local_docker"  # TorchX's words for where
 SCHEDULERS = (KUBERNETES, PROCESSES, CONTAINERS)

@@ -9,11 +9,10 @@ from typing import Any
 from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler, Opts, sanitize_for_serialization
 from torchx.specs import AppDef, macros
 
-from components.launch.app import PORT, SCRATCH, WAIT_FOR_PEERS_S, app_def, environment, pod_name
+from components.launch.app import KILL_MARGIN_S, PORT, SCRATCH, WAIT_FOR_PEERS_S, app_def, environment, pod_name
 from components.launch.gang import Gang, Pool
 
 SURVIVORS_LIVE = "2m0s"  # after a pod failed: long enough to read the others' logs, short enough for their GPUs
-KILL_MARGIN_S = 30  # between torchrun's kill of its workers and the kubelet's kill of torchrun
 LOGS_GIB = 1  # what the kubelet keeps of a container's log counts as ephemeral storage
 RANK0_HOST = "TORCHX_RANK0_HOST"
 WRITTEN_BY_TORCHX = ("torchx.pytorch.org/app-name", "torchx.pytorch.org/replica-id", "torchx.pytorch.org/role-name")
